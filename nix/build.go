@@ -1,0 +1,176 @@
+package nix
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// A Builder makes derived paths valid. Implementations are safe for concurrent
+// use.
+type Builder interface {
+	// Build returns one result for each of req.Paths, in order. A builder program
+	// that fails is a result; an error means that the outcome is not known
+	// (cancelled, disk full, machine lost). Cancelling ctx withdraws the request:
+	// what nobody else waits for is stopped.
+	Build(ctx context.Context, req *BuildRequest) ([]BuildResult, error)
+}
+
+// BuildMode says what to do about outputs that are valid already.
+type BuildMode uint8
+
+// The modes, with their numbers in Nix's protocols.
+const (
+	BuildNormal BuildMode = 0 // build what is not valid
+	BuildRepair BuildMode = 1 // build again what is damaged, and replace it
+	BuildCheck  BuildMode = 2 // build again and compare with what is there
+)
+
+// BuildRequest asks for derived paths.
+type BuildRequest struct {
+	Paths []DerivedPath
+	// Basic has derivations that the asker brings with it and which need not be
+	// in the store, by the path that Paths has for them.
+	Basic map[StorePath]*BasicDerivation
+	Mode  BuildMode
+	// Log takes what builders print and what happens to the request. It may be
+	// nil. It is called from many goroutines.
+	Log LogSink
+}
+
+// BuildStatus is the outcome of a build. The numbers are those of Nix's
+// protocols (BuildResult::Status).
+type BuildStatus uint8
+
+// The outcomes. Those up to AlreadyValid and ResolvesToAlreadyValid are
+// successes.
+const (
+	StatusBuilt                  BuildStatus = 0
+	StatusSubstituted            BuildStatus = 1
+	StatusAlreadyValid           BuildStatus = 2
+	StatusPermanentFailure       BuildStatus = 3
+	StatusInputRejected          BuildStatus = 4
+	StatusOutputRejected         BuildStatus = 5
+	StatusTransientFailure       BuildStatus = 6
+	StatusCachedFailure          BuildStatus = 7
+	StatusTimedOut               BuildStatus = 8
+	StatusMiscFailure            BuildStatus = 9
+	StatusDependencyFailed       BuildStatus = 10
+	StatusLogLimitExceeded       BuildStatus = 11
+	StatusNotDeterministic       BuildStatus = 12
+	StatusResolvesToAlreadyValid BuildStatus = 13
+	StatusNoSubstituters         BuildStatus = 14
+
+	// StatusHashMismatch is a fixed output with another hash than stated. On the
+	// wire it is StatusOutputRejected: it has a value of its own here because it
+	// has an exit code of its own.
+	StatusHashMismatch BuildStatus = 0x80
+	// StatusCancelled is a goal that was dropped before it ended, because another
+	// one failed and the request does not keep going. It has no number in
+	// protocols either.
+	StatusCancelled BuildStatus = 0x81
+)
+
+var statusNames = map[BuildStatus]string{
+	StatusBuilt: "Built", StatusSubstituted: "Substituted", StatusAlreadyValid: "AlreadyValid",
+	StatusPermanentFailure: "PermanentFailure", StatusInputRejected: "InputRejected", StatusOutputRejected: "OutputRejected",
+	StatusTransientFailure: "TransientFailure", StatusCachedFailure: "CachedFailure", StatusTimedOut: "TimedOut",
+	StatusMiscFailure: "MiscFailure", StatusDependencyFailed: "DependencyFailed", StatusLogLimitExceeded: "LogLimitExceeded",
+	StatusNotDeterministic: "NotDeterministic", StatusResolvesToAlreadyValid: "ResolvesToAlreadyValid",
+	StatusNoSubstituters: "NoSubstituters", StatusHashMismatch: "HashMismatch", StatusCancelled: "Cancelled",
+}
+
+func (s BuildStatus) String() string {
+	if name, ok := statusNames[s]; ok {
+		return name
+	}
+	return "Unknown"
+}
+
+// Success tells whether the wanted outputs are valid now.
+func (s BuildStatus) Success() bool {
+	switch s {
+	case StatusBuilt, StatusSubstituted, StatusAlreadyValid, StatusResolvesToAlreadyValid:
+		return true
+	}
+	return false
+}
+
+// BuildResult is the answer for one derived path.
+type BuildResult struct {
+	Path   DerivedPath
+	Status BuildStatus
+	// Message says what went wrong, in full and ready to print, several lines
+	// long as it may be. It is empty for successes.
+	Message string
+	// Causes has, for a derivation that failed because another one did, the
+	// statuses of the builds at the bottom of it: exit codes follow from them.
+	Causes []BuildStatus
+	// Outputs has the wanted outputs of a success.
+	Outputs map[OutputName]Realisation
+	// TimesBuilt is how often the builder was run for this answer.
+	TimesBuilt       int
+	Start, Stop      time.Time
+	NonDeterministic bool
+	Resources        *Resources // nil when no builder ran
+	Isolation        *Isolation // nil when no builder ran
+	// KeptBuildDir is where a failed build's directory was kept, "" for nowhere.
+	KeptBuildDir string
+}
+
+// BuildError is a failure that belongs to the derivation, or to what it asked
+// for: it becomes a BuildResult and not an error of the Builder.
+type BuildError struct {
+	Status  BuildStatus
+	Message string // in full, ready to print
+}
+
+func (e *BuildError) Error() string { return e.Message }
+
+// BuildErrorf makes a BuildError.
+func BuildErrorf(status BuildStatus, format string, args ...any) *BuildError {
+	return &BuildError{Status: status, Message: fmt.Sprintf(format, args...)}
+}
+
+// ExitStatus is the exit code that Nix's commands give for failures of these
+// kinds: 1, or 96 plus 4 for a build that failed, 1 for one that took too long,
+// 2 for a wrong hash and 8 for one that is not deterministic.
+func ExitStatus(failures ...BuildStatus) int {
+	const special, buildFailure, timedOut, hashMismatch, checkMismatch = 0x60, 4, 1, 2, 8
+	code := 0
+	for _, s := range failures {
+		switch s {
+		case StatusPermanentFailure, StatusInputRejected:
+			code |= special | buildFailure
+		case StatusTimedOut:
+			code |= special | buildFailure | timedOut
+		case StatusHashMismatch:
+			code |= special | buildFailure | hashMismatch
+		case StatusNotDeterministic:
+			code |= special | checkMismatch
+		}
+	}
+	return max(code, 1)
+}
+
+// Resources is what a builder and all its children used.
+type Resources struct {
+	UserTime, SystemTime time.Duration
+	MaxRSS               int64 // bytes, of the largest process
+}
+
+// Isolation says what kept a builder apart from the machine: what was asked for
+// and what was in force.
+type Isolation struct {
+	// Level is the summary: "full", "partial" or "none".
+	Level  string
+	Layers []IsolationLayer
+}
+
+// IsolationLayer is one means of isolation.
+type IsolationLayer struct {
+	Name    string // "mount namespace", "seccomp", "network", …
+	Asked   string
+	InForce string
+	Why     string // where InForce is less than Asked, or a word of explanation
+}

@@ -1,0 +1,5 @@
+//go:build unix && !darwin
+
+package conf
+
+func appleVirt() bool { return false }
