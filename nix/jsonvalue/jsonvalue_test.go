@@ -296,3 +296,38 @@ func BenchmarkParsePrint(b *testing.B) {
 		}
 	}
 }
+
+func TestExpect(t *testing.T) {
+	v, err := Parse(`{"s":"x","n":-1,"f":1.5,"b":true,"l":["a","b"],"m":["a",1],"o":{},"z":null}`, Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(key string) Value { m, _ := v.Get(key); return m }
+	if s, err := get("s").AsString(); err != nil || s != "x" {
+		t.Errorf("got %s, %v", s, err)
+	}
+	if b, err := get("b").AsBool(); err != nil || !b {
+		t.Errorf("got %v, %v", b, err)
+	}
+	if l, err := get("l").AsStrings(); err != nil || !cmp.Equal(l, []string{"a", "b"}) {
+		t.Errorf("got %v, %v", l, err)
+	}
+	if err := get("f").Expect(Unsigned); err != nil {
+		t.Error(err)
+	}
+	_, wrongString := get("l").AsString()
+	_, wrongBool := get("n").AsBool()
+	_, wrongList := get("o").AsStrings()
+	_, wrongElement := get("m").AsStrings()
+	for want, err := range map[string]error{
+		`Expected JSON value to be of type 'string' but it is of type 'array': ["a","b"]`: wrongString,
+		`Expected JSON value to be of type 'boolean' but it is of type 'number': -1`:      wrongBool,
+		`Expected JSON value to be of type 'array' but it is of type 'object': {}`:        wrongList,
+		`Expected JSON value to be of type 'string' but it is of type 'number': 1`:        wrongElement,
+		`Expected JSON value to be of type 'object' but it is of type 'null': null`:       get("z").Expect(Object),
+	} {
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}

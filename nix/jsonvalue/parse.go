@@ -368,8 +368,8 @@ func (p *parser) number() (Value, error) {
 }
 
 func clip(s string) string {
-	if len(s) <= 64 {
+	if len(s) <= 256 {
 		return s
 	}
-	return s[:64] + "…"
+	return s[:256] + "…"
 }

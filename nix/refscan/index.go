@@ -40,6 +40,12 @@ type index struct {
 	table  []uint8
 	factor uint64
 	shift  int
+
+	// heads is a set of bits: the slots of the first blocks of the hashes. A window
+	// whose first and last block belong to no hash need not be looked up. Without
+	// it, somebody who finds hashes with a common end could make every byte cost a
+	// look-up; to make a common beginning as well is out of reach.
+	heads []uint64
 }
 
 // newIndex numbers hashes in the given order. One that comes again keeps its
@@ -62,7 +68,10 @@ func newIndex(hashes []string) (*index, error) {
 	for i := range x.table {
 		x.table[i] = maxShift
 	}
+	x.heads = make([]uint64, 1<<tableBits/64)
 	for key := range x.numbers {
+		head := x.slot(key[:])
+		x.heads[head/64] |= 1 << (head % 64)
 		for end := blockLen; end <= HashLen; end++ {
 			entry := &x.table[x.slot(key[end-blockLen:])]
 			*entry = min(*entry, uint8(HashLen-end))
@@ -97,8 +106,10 @@ func (x *index) next(p []byte, from int) (pos, number int) {
 		block := binary.LittleEndian.Uint64(p[from+HashLen-blockLen:])
 		move := int(table[block*factor>>shift])
 		if move == 0 {
-			if number, ok := x.numbers[hashPart(p[from:])]; ok {
-				return from, number
+			if head := binary.LittleEndian.Uint64(p[from:]) * factor >> shift; x.heads[head/64]>>(head%64)&1 != 0 {
+				if number, ok := x.numbers[hashPart(p[from:])]; ok {
+					return from, number
+				}
 			}
 			move = 1
 		}

@@ -1,0 +1,61 @@
+# The two to begin with, on a fresh Debian machine with Go:
+#
+#	make demo    build kiln, build a derivation with it, see how it was isolated
+#	make test    every check and test there is
+#
+# `make help` lists the rest. Nothing here needs root; root may do more: it installs what is missing, and tests run
+# twice, as root and as an ordinary user.
+
+GO       ?= go
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+
+FUZZTIME ?= 20s
+# Which packages `make test` and `make fuzz` take.
+PACKAGES ?= ./...
+# Flags for the benchmark: see `make bench BENCH=-h`.
+BENCH    ?=
+
+.PHONY: build demo test bench lint fuzz interop clean help
+
+build: ## one static binary: ./kiln
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
+
+demo: ## build a derivation in the sandbox, in a store of its own, and print the isolation report
+	@.ci/need go busybox
+	@$(MAKE) --no-print-directory build
+	@demo/run
+
+test: ## format, vet, cross-builds, and all tests with the race detector
+	@.ci/need go busybox nix gcc || echo "Going on without: what needs it will fail and say so."
+	@$(GO) run ./internal/suite -packages '$(PACKAGES)'
+
+interop: ## kiln against real Nix: the same derivations in two stores, compared; prints a table
+	@.ci/need go busybox nix gcc
+	KILN_REQUIRE_NIX=1 KILN_REQUIRE_SANDBOX=1 KILN_INTEROP_TABLE=1 $(GO) test -count=1 -timeout 20m ./interop
+
+bench: ## kiln against real Nix, taking turns in one run; BENCH='-run trivial -rounds 3' for a part
+	@.ci/need go busybox nix
+	@$(MAKE) --no-print-directory build
+	@mkdir -p build
+	$(GO) build -buildvcs=false -o build/bench ./bench
+	build/bench -kiln ./kiln $(BENCH)
+
+lint: ## go vet and staticcheck
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+fuzz: ## every fuzz target for FUZZTIME
+	@for pkg in $$($(GO) list $(PACKAGES)); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "== $$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+clean: ## remove what the other targets made here
+	@if [ -d build ]; then chmod -R u+w build && rm -rf build; fi
+	rm -f kiln
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\): ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10

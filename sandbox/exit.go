@@ -1,0 +1,23 @@
+package sandbox
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// Exit is how a program ended, and what it used with everything that it waited
+// for.
+type Exit struct {
+	Code                 int
+	Signal               syscall.Signal // 0 when it exited by itself
+	UserTime, SystemTime time.Duration
+	MaxRSS               int64 // bytes, of the largest process
+}
+
+func (e Exit) String() string {
+	if e.Signal != 0 {
+		return fmt.Sprintf("signal %d", int(e.Signal))
+	}
+	return fmt.Sprintf("exit code %d", e.Code)
+}

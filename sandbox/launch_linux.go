@@ -1,0 +1,361 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kilnbuild/kiln/mountns"
+	"github.com/kilnbuild/kiln/sandbox/launcher"
+	"github.com/kilnbuild/kiln/sandbox/program"
+	"golang.org/x/sys/unix"
+)
+
+// Launcher starts programs in sandboxes, through a process of its own that is
+// started with the first of them. It is safe for concurrent use. Close it: what
+// it started and still runs is killed then.
+type Launcher struct {
+	mu     sync.Mutex
+	closed bool
+	conn   *conn // nil until it is needed, and after it broke
+}
+
+// NewLauncher makes a launcher. No process is started yet.
+func NewLauncher() *Launcher { return &Launcher{} }
+
+// Close ends the launcher process and everything that it started. It returns when
+// they are gone.
+func (l *Launcher) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	if l.conn == nil {
+		return nil
+	}
+	err := l.conn.close()
+	l.conn = nil
+	return err
+}
+
+// get gives the connection to a launcher process that lives.
+func (l *Launcher) get() (*conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, errors.New("start program: the sandbox launcher is closed")
+	}
+	if l.conn != nil {
+		select {
+		case <-l.conn.broken:
+			l.conn.close()
+			l.conn = nil
+		default:
+		}
+	}
+	if l.conn == nil {
+		c, err := startLauncher()
+		if err != nil {
+			return nil, fmt.Errorf("start sandbox launcher: %w", err)
+		}
+		l.conn = c
+	}
+	return l.conn, nil
+}
+
+// Stdio are the standard descriptors of a program; nil is /dev/null. They stay
+// the caller's.
+type Stdio struct {
+	Stdin, Stdout, Stderr *os.File
+}
+
+// Start stages and starts a Spec's program. It returns when the program itself
+// runs, or did. A *SetupError says which step of the set-up failed, an *ExecError
+// that the program could not be executed. Nothing is left of a failure but what
+// is in the root directory.
+//
+// Cancelling ctx ends the wait for the set-up and kills what was started; after
+// Start has returned, ctx has no meaning for the process.
+func (l *Launcher) Start(ctx context.Context, s *Spec, stdio Stdio) (*Process, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	var mounts []mountns.Mount
+	if s.Isolation == Full {
+		var err error
+		if mounts, err = s.Stage(); err != nil {
+			return nil, err
+		}
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	descriptors := []*os.File{stdio.Stdin, stdio.Stdout, stdio.Stderr}
+	for i, f := range descriptors {
+		if f == nil {
+			descriptors[i] = null
+		}
+	}
+	facts := hostFacts()
+	p := compile(s, mounts, facts)
+	request := launcher.Request{CloneFlags: s.cloneFlags()}
+	if s.Isolation == Full && s.Users.Namespace {
+		request.MapIDs = 1
+		request.UIDMap = [3]uint64{uint64(s.Users.InsideUID), uint64(s.Users.OutsideUID), 1}
+		request.GIDMap = [3]uint64{uint64(s.Users.InsideGID), uint64(s.Users.OutsideGID), 1}
+	}
+	if s.Isolation == Full && s.Live != "" {
+		request.Siblings = 1
+	}
+	proc, err := l.launch(ctx, s.Name, p, request, descriptors)
+	if err != nil {
+		return nil, err
+	}
+	proc.report = report(s, facts)
+	if request.Siblings != 0 {
+		if err := proc.takeNamespace(l, s); err != nil {
+			return nil, errors.Join(err, proc.discard())
+		}
+	}
+	return proc, nil
+}
+
+// Run carries out a program of system calls in a plain fork of the launcher, and
+// waits for its end: the mountns.Runner through which paths are attached.
+func (l *Launcher) Run(ctx context.Context, p *program.Program, descriptors ...*os.File) error {
+	proc, err := l.launch(ctx, "attachment", p, launcher.Request{}, descriptors)
+	if err != nil {
+		return err
+	}
+	exit, err := proc.Wait(ctx)
+	if err == nil && (exit.Code != 0 || exit.Signal != 0) {
+		err = fmt.Errorf("run program of system calls: it ended with %v", exit)
+	}
+	return err
+}
+
+// launch sends a program to the launcher and waits until it has run to its end,
+// or to its exec.
+func (l *Launcher) launch(ctx context.Context, name string, p *program.Program, request launcher.Request, descriptors []*os.File) (*Process, error) {
+	code, err := p.Encode()
+	if err != nil {
+		return nil, err
+	}
+	memory, err := memoryFile(code)
+	if err != nil {
+		return nil, fmt.Errorf("start '%s': %w", name, err)
+	}
+	defer memory.Close()
+	c, err := l.get()
+	if err != nil {
+		return nil, err
+	}
+	request.Size = uint64(len(code))
+	proc := &Process{name: name, started: make(chan error, 1), exited: make(chan struct{}), steps: p}
+	if err := c.send(proc, &request, append([]*os.File{memory}, descriptors...)); err != nil {
+		return nil, fmt.Errorf("start '%s': %w", name, err)
+	}
+	select {
+	case err = <-proc.started:
+	case <-ctx.Done():
+		// The set-up takes milliseconds: let it come to its end, so that there is
+		// something to kill.
+		if err = <-proc.started; err == nil {
+			return nil, errors.Join(context.Cause(ctx), proc.discard())
+		}
+	}
+	return proc, err
+}
+
+// memoryFile makes a file in memory with the given content.
+func memoryFile(content []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("program", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create memory file: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "program")
+	if _, err := f.Write(content); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("write memory file: %w", err)
+	}
+	return f, nil
+}
+
+// conn is the connection to one launcher process.
+type conn struct {
+	sock   *os.File
+	cmd    *exec.Cmd
+	broken chan struct{} // closed when the launcher is gone
+	read   sync.WaitGroup
+
+	mu     sync.Mutex
+	next   uint64
+	procs  map[uint64]*Process
+	closed bool
+}
+
+// startLauncher starts the launcher process: this binary, under its other name.
+func startLauncher() (*conn, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "launcher"), os.NewFile(uintptr(fds[1]), "launcher")
+	defer theirs.Close()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{launcher.Argv0}
+	cmd.Dir = "/"
+	cmd.Env = []string{"GOTRACEBACK=single"}
+	cmd.Stderr = os.Stderr
+	cmd.ExtraFiles = []*os.File{theirs} // becomes launcher.Socket
+	// Away from the terminal: an interrupt is for us to pass on.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		ours.Close()
+		return nil, err
+	}
+	c := &conn{sock: ours, cmd: cmd, broken: make(chan struct{}), procs: make(map[uint64]*Process)}
+	c.read.Go(c.receive)
+	return c, nil
+}
+
+// close ends the launcher process and waits for it. All that it started dies
+// with it.
+func (c *conn) close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	// The other end reads the end of the connection and exits.
+	err := unix.Shutdown(int(c.sock.Fd()), unix.SHUT_RDWR)
+	if werr := c.cmd.Wait(); werr != nil {
+		err = errors.Join(err, werr)
+	}
+	c.read.Wait()
+	return errors.Join(err, c.sock.Close())
+}
+
+func (c *conn) send(p *Process, request *launcher.Request, files []*os.File) error {
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.broken:
+		return ErrInterrupted
+	default:
+	}
+	c.next++
+	request.Magic, request.ID = launcher.Magic, c.next
+	c.procs[c.next] = p
+	for {
+		err := unix.Sendmsg(int(c.sock.Fd()), request.Bytes(), unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			delete(c.procs, request.ID)
+			return fmt.Errorf("talk to the sandbox launcher: %w", err)
+		}
+		return nil
+	}
+}
+
+// receive passes the launcher's answers on until it is gone, and then tells
+// whoever still waits.
+func (c *conn) receive() {
+	defer c.orphan()
+	oob := make([]byte, unix.CmsgSpace(4*4))
+	for {
+		var reply launcher.Reply
+		n, oobn, _, _, err := unix.Recvmsg(int(c.sock.Fd()), reply.Bytes(), oob, unix.MSG_CMSG_CLOEXEC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n != len(reply.Bytes()) || reply.Magic != launcher.Magic {
+			return
+		}
+		c.deliver(&reply, receivedFiles(oob[:oobn]))
+	}
+}
+
+func receivedFiles(oob []byte) []*os.File {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil
+	}
+	var files []*os.File
+	for _, m := range messages {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "sandbox"))
+		}
+	}
+	return files
+}
+
+func (c *conn) deliver(reply *launcher.Reply, files []*os.File) {
+	c.mu.Lock()
+	p := c.procs[reply.ID]
+	if reply.Kind != launcher.Started {
+		delete(c.procs, reply.ID)
+	}
+	c.mu.Unlock()
+	if p == nil {
+		closeFiles(files)
+		return
+	}
+	switch reply.Kind {
+	case launcher.Started:
+		p.begun(files)
+	case launcher.Failed:
+		p.fail(p.stepFailed(int(reply.Index), syscall.Errno(reply.Errno)))
+	case launcher.Refused:
+		p.fail(p.refused(reply.Index, syscall.Errno(reply.Errno)))
+	case launcher.Exited:
+		p.end(exitOf(reply), nil)
+	}
+}
+
+func (c *conn) orphan() {
+	close(c.broken)
+	c.mu.Lock()
+	procs := c.procs
+	c.procs = make(map[uint64]*Process)
+	c.mu.Unlock()
+	for _, p := range procs {
+		p.fail(ErrInterrupted)
+		p.end(Exit{}, ErrInterrupted)
+	}
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+func exitOf(r *launcher.Reply) Exit {
+	status := syscall.WaitStatus(r.Status)
+	e := Exit{UserTime: time.Duration(r.UserNS), SystemTime: time.Duration(r.SysNS), MaxRSS: int64(r.MaxRSS) << 10}
+	if status.Signaled() {
+		e.Signal = status.Signal()
+	} else {
+		e.Code = status.ExitStatus()
+	}
+	return e
+}
+
+var _ mountns.Runner = (*Launcher)(nil)
+var _ io.Closer = (*Launcher)(nil)

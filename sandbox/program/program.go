@@ -1,0 +1,119 @@
+package program
+
+import (
+	"syscall"
+
+	"github.com/kilnbuild/kiln/sandbox/launcher"
+)
+
+// A Program is a list of system calls, made one after the other until one fails.
+// The zero value is empty and ready to use. It is not safe for concurrent use.
+type Program struct {
+	Instructions []Instruction
+}
+
+// An Instruction is one system call.
+type Instruction struct {
+	Call Call
+	Args []Arg
+	// What says in words what the call is for, as it stands in the message when
+	// it fails: "mount /proc".
+	What string
+	// Tolerate is an error that counts as success. AnyError makes the call one
+	// whose failure does not matter.
+	Tolerate syscall.Errno
+	AnyError bool
+	// Want is what the call must return, if Check is set.
+	Check bool
+	Want  uint64
+}
+
+// Call is a system call.
+type Call struct {
+	Name   string
+	Number uintptr
+}
+
+// Ref stands for the result of an instruction, most often a descriptor.
+type Ref int
+
+// Add appends an instruction and gives its result. The pointer is good until the
+// next Add, to set the fields that most instructions do not need.
+func (p *Program) Add(what string, call Call, args ...Arg) (Ref, *Instruction) {
+	p.Instructions = append(p.Instructions, Instruction{Call: call, Args: args, What: what})
+	return Ref(len(p.Instructions) - 1), &p.Instructions[len(p.Instructions)-1]
+}
+
+// An Arg is an argument of a system call.
+type Arg struct {
+	kind   argKind
+	number uint64
+	names  string // how a number is printed, "" for its digits
+	text   string
+	list   []string
+	data   []byte
+	inner  *Arg // what a pointer in data points to
+	at     int  // where that pointer is
+}
+
+type argKind uint8
+
+const (
+	argNumber argKind = iota
+	argString
+	argStrings
+	argBytes
+	argResult
+	argSlot
+)
+
+// Number is an integer. Negative numbers are passed as the kernel takes them.
+func Number[T ~int | ~int64 | ~uint | ~uint32 | ~uint64 | ~uintptr](n T) Arg {
+	return Arg{kind: argNumber, number: uint64(n)}
+}
+
+// Named is an integer with the names of its flags.
+func Named[T ~int | ~uint | ~uint32 | ~uint64 | ~uintptr](n T, names string) Arg {
+	return Arg{kind: argNumber, number: uint64(n), names: names}
+}
+
+// String is a string with its NUL.
+func String(s string) Arg { return Arg{kind: argString, text: s} }
+
+// Strings is an array of strings, ended by a null pointer, as argv is.
+func Strings(list []string) Arg { return Arg{kind: argStrings, list: list} }
+
+// Bytes is the address of data; print is how it is shown.
+func Bytes(data []byte, print string) Arg { return Arg{kind: argBytes, data: data, names: print} }
+
+// Struct is the address of data in which the word at offset at is the address of
+// inner.
+func Struct(data []byte, at int, inner Arg, print string) Arg {
+	return Arg{kind: argBytes, data: data, at: at, inner: &inner, names: print}
+}
+
+// Result is what an earlier instruction gave.
+func Result(r Ref) Arg { return Arg{kind: argResult, number: uint64(r)} }
+
+// Descriptor is the i-th descriptor that comes with the program.
+func Descriptor(i int) Arg { return Arg{kind: argSlot, number: uint64(i)} }
+
+// Descriptors that the launcher has for every program.
+var (
+	// GoFD gives a byte when the launcher has done its part.
+	GoFD = Arg{kind: argSlot, number: launcher.SlotGo}
+	// ReadyFD takes a byte to say that the launcher may do its part.
+	ReadyFD = Arg{kind: argSlot, number: launcher.SlotReady}
+	// ErrorFD is where failures are reported; its other end is gone when the
+	// launcher is.
+	ErrorFD = Arg{kind: argSlot, number: launcher.SlotError}
+)
+
+// Here is the current directory, in calls that take a directory.
+var Here = Named(^uint64(99), "AT_FDCWD")
+
+// Null is a null pointer.
+var Null = Named(uint64(0), "NULL")
+
+// Text is the string of an argument made by String, "" for others.
+func (a Arg) Text() string { return a.text }

@@ -1,0 +1,137 @@
+package sandbox
+
+import (
+	"fmt"
+
+	"github.com/kilnbuild/kiln/mountns"
+)
+
+const (
+	yes     = "yes"
+	no      = "no"
+	private = "private"
+	host    = "the machine's"
+)
+
+// report derives the isolation report of a program that runs.
+func report(s *Spec, f Facts) Report {
+	r := &Report{}
+	full := s.Isolation == Full
+	asked := func(in bool) string {
+		if in {
+			return private
+		}
+		return host
+	}
+	for _, name := range []string{"mount", "pid", "ipc", "uts"} {
+		r.layer(name+" namespace", asked(full), asked(full), "")
+	}
+	r.network(s)
+	r.user(s)
+	r.layer("root directory", choose(full, "pivot_root", host), choose(full, "pivot_root", host), "")
+	if full {
+		r.layer("inputs", "read-only", "read-only", fmt.Sprintf("%d of %d binds are read-only", readOnly(s.Mounts), binds(s.Mounts)))
+	} else {
+		r.layer("inputs", host, host, "")
+	}
+	sets := s.ruleSets()
+	filter := choose(sets != 0, "filter", "none")
+	r.layer("seccomp", filter, filter, describeSets(sets))
+	r.layer("no_new_privs", choose(!s.AllowNewPrivileges, yes, no), choose(!s.AllowNewPrivileges, yes, no), "")
+	r.layer("capabilities", choose(full, "none", host), choose(full, "none", host), "")
+	r.landlock(s, f)
+	r.layer("cgroup", "not asked for", "none", "")
+
+	r.Level = string(Full)
+	switch {
+	case !full:
+		r.Level = string(None)
+	case s.Network == NetworkHost || s.AllowNewPrivileges || !s.FilterSetID:
+		r.Level = "partial"
+	}
+	return *r
+}
+
+func (r *Report) layer(name, asked, inForce, why string) {
+	r.Layers = append(r.Layers, Layer{Name: name, Asked: asked, InForce: inForce, Why: why})
+}
+
+func choose(yes bool, a, b string) string {
+	if yes {
+		return a
+	}
+	return b
+}
+
+func (r *Report) network(s *Spec) {
+	if s.Isolation == Full && s.Network != NetworkHost {
+		r.layer("network", private, private, "loopback only")
+		return
+	}
+	r.layer("network", host, host, choose(s.Isolation == Full, "the program may use the network", ""))
+}
+
+func (r *Report) user(s *Spec) {
+	u := s.Users
+	switch {
+	case s.Isolation != Full:
+		r.layer("user mapping", "none", "none", fmt.Sprintf("runs as %d:%d", u.OutsideUID, u.OutsideGID))
+	case u.Namespace:
+		m := fmt.Sprintf("%d:%d is %d:%d outside", u.InsideUID, u.InsideGID, u.OutsideUID, u.OutsideGID)
+		r.layer("user namespace", private, private, m)
+	default:
+		r.layer("user namespace", private, host, fmt.Sprintf("this machine has no user namespaces for us; runs as %d:%d", u.OutsideUID, u.OutsideGID))
+	}
+}
+
+func (r *Report) landlock(s *Spec, f Facts) {
+	const scope = "abstract sockets and signals"
+	switch {
+	case s.Isolation != Full || s.AllowNewPrivileges:
+		r.layer("landlock", "none", "none", "")
+	case f.LandlockABI >= landlockScopes:
+		r.layer("landlock", scope, scope, fmt.Sprintf("ABI %d", f.LandlockABI))
+	case f.LandlockABI == 0:
+		r.layer("landlock", scope, "none", "the kernel has no Landlock")
+	default:
+		r.layer("landlock", scope, "none", fmt.Sprintf("the kernel's Landlock has ABI %d, %d is needed", f.LandlockABI, landlockScopes))
+	}
+}
+
+func describeSets(sets ruleSet) string {
+	text := ""
+	for _, part := range []struct {
+		set  ruleSet
+		name string
+	}{{rulesSetID, "setuid bits, extended attributes"}, {rulesKernel, "packet, raw and netlink sockets, io_uring"}, {rulesUserNS, "user namespaces"}} {
+		if sets&part.set == 0 {
+			continue
+		}
+		if text != "" {
+			text += ", "
+		}
+		text += part.name
+	}
+	if text != "" {
+		text = "refuses " + text
+	}
+	return text
+}
+
+func readOnly(mounts []mountns.Mount) (n int) {
+	for _, m := range mounts {
+		if m.Kind == mountns.Bind && !m.Writable {
+			n++
+		}
+	}
+	return n
+}
+
+func binds(mounts []mountns.Mount) (n int) {
+	for _, m := range mounts {
+		if m.Kind == mountns.Bind {
+			n++
+		}
+	}
+	return n
+}
