@@ -24,6 +24,10 @@ type Launcher struct {
 	mu     sync.Mutex
 	closed bool
 	conn   *conn // nil until it is needed, and after it broke
+
+	// Whether user namespaces can be made, once that was tried.
+	userNSKnown bool
+	userNSErr   error
 }
 
 // NewLauncher makes a launcher. No process is started yet.
