@@ -199,10 +199,10 @@ func (c *compiler) landlock() {
 
 // ruleSets are the parts of the filter that a Spec asks for.
 func (s *Spec) ruleSets() ruleSet {
-	var sets ruleSet
-	if s.FilterSetID {
-		sets |= rulesSetID
+	if !s.FilterSyscalls {
+		return 0
 	}
+	sets := rulesSetID
 	if s.Isolation == Full && !s.AllowNewPrivileges {
 		sets |= rulesKernel
 		if !s.AllowUserNS {

@@ -51,6 +51,9 @@ type Stdio struct {
 // UserNamespaces says that there are none.
 func (l *Launcher) UserNamespaces(context.Context) error { return errors.ErrUnsupported }
 
+// CanIsolate says that there is no isolation on this system.
+func (l *Launcher) CanIsolate(context.Context) error { return errors.ErrUnsupported }
+
 // Probe says that there is no isolation on this system.
 func (l *Launcher) Probe(context.Context) []Check {
 	return []Check{{Name: "isolation", Needed: true, Found: "builders are isolated on Linux only", Remedy: "set `sandbox = false` to build without isolation"}}

@@ -40,6 +40,21 @@ func (l *Launcher) UserNamespaces(ctx context.Context) error {
 	return err
 }
 
+// CanIsolate tries whether this process can make the namespaces of a Full
+// sandbox and mount /proc in them. The error says why not.
+func (l *Launcher) CanIsolate(ctx context.Context) error {
+	flags := uint64(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET)
+	if err := l.UserNamespaces(ctx); err == nil {
+		flags |= unix.CLONE_NEWUSER
+	} else if os.Geteuid() != 0 {
+		return err
+	}
+	return l.try(ctx, flags, func(p *program.Program) {
+		mountns.Root(p, "/tmp", "")
+		mountns.Mount{Kind: mountns.Proc, Target: "/proc"}.Compile(p, "/")
+	})
+}
+
 // try runs a program of system calls in new namespaces.
 func (l *Launcher) try(ctx context.Context, flags uint64, steps func(*program.Program)) error {
 	p := &program.Program{}

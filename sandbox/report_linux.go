@@ -17,28 +17,23 @@ const (
 func report(s *Spec, f Facts) Report {
 	r := &Report{}
 	full := s.Isolation == Full
-	asked := func(in bool) string {
-		if in {
-			return private
-		}
-		return host
-	}
+	wanted := full || s.Fallback != ""
 	for _, name := range []string{"mount", "pid", "ipc", "uts"} {
-		r.layer(name+" namespace", asked(full), asked(full), "")
+		r.layer(name+" namespace", choose(wanted, private, host), choose(full, private, host), s.Fallback)
 	}
 	r.network(s)
 	r.user(s)
-	r.layer("root directory", choose(full, "pivot_root", host), choose(full, "pivot_root", host), "")
+	r.layer("root directory", choose(wanted, "pivot_root", host), choose(full, "pivot_root", host), s.Fallback)
 	if full {
 		r.layer("inputs", "read-only", "read-only", fmt.Sprintf("%d of %d binds are read-only", readOnly(s.Mounts), binds(s.Mounts)))
 	} else {
-		r.layer("inputs", host, host, "")
+		r.layer("inputs", choose(wanted, "read-only", host), host, s.Fallback)
 	}
 	sets := s.ruleSets()
 	filter := choose(sets != 0, "filter", "none")
 	r.layer("seccomp", filter, filter, describeSets(sets))
 	r.layer("no_new_privs", choose(!s.AllowNewPrivileges, yes, no), choose(!s.AllowNewPrivileges, yes, no), "")
-	r.layer("capabilities", choose(full, "none", host), choose(full, "none", host), "")
+	r.layer("capabilities", choose(wanted, "none", host), choose(full, "none", host), s.Fallback)
 	r.landlock(s, f)
 	r.layer("cgroup", "not asked for", "none", "")
 
@@ -46,7 +41,7 @@ func report(s *Spec, f Facts) Report {
 	switch {
 	case !full:
 		r.Level = string(None)
-	case s.Network == NetworkHost || s.AllowNewPrivileges || !s.FilterSetID:
+	case s.Network == NetworkHost || s.AllowNewPrivileges || !s.FilterSyscalls || !s.Users.Namespace:
 		r.Level = "partial"
 	}
 	return *r
@@ -68,7 +63,7 @@ func (r *Report) network(s *Spec) {
 		r.layer("network", private, private, "loopback only")
 		return
 	}
-	r.layer("network", host, host, choose(s.Isolation == Full, "the program may use the network", ""))
+	r.layer("network", choose(s.Network == NetworkPrivate, private, host), host, choose(s.Isolation == Full, "the program may use the network", s.Fallback))
 }
 
 func (r *Report) user(s *Spec) {

@@ -37,6 +37,9 @@ type Spec struct {
 	Dir  string   `json:"dir"`  // the working directory, inside
 
 	Isolation Isolation `json:"isolation"`
+	// Fallback says, for a program without isolation that should have had it, why
+	// that is so. It is for the report.
+	Fallback string `json:"fallback,omitempty"`
 	// Root is the directory on the machine that becomes "/". Stage makes it; its
 	// parent must be there.
 	Root   string          `json:"root,omitempty"`
@@ -52,9 +55,10 @@ type Spec struct {
 	Hostname   string `json:"hostname,omitempty"`
 	Domainname string `json:"domainname,omitempty"`
 
-	// FilterSetID installs the system call filter: setuid and setgid bits and
-	// extended attributes cannot be set.
-	FilterSetID        bool        `json:"filterSetID"`
+	// FilterSyscalls installs the system call filter: no setuid and setgid bits, no
+	// extended attributes, and in isolation none of the parts of the kernel that
+	// programs like these have no business in.
+	FilterSyscalls     bool        `json:"filterSyscalls"`
 	AllowNewPrivileges bool        `json:"allowNewPrivileges,omitempty"`
 	AllowUserNS        bool        `json:"allowUserNS,omitempty"` // the program may make user namespaces of its own
 	Personality        Personality `json:"personality"`

@@ -14,9 +14,11 @@ import (
 var layers = [][]string{
 	// Layer 0: no word of the domain, or one format of bytes.
 	{"nix/base32", "nix/jsonvalue", "wire", "internal/keylock", "internal/unwind", "internal/ctxlog", "internal/dirfd", "internal/enclave"},
-	{"nix/nar", "nix/refscan", "internal/rmtree"},
-	// Layer 1: the vocabulary, and its forms as text.
-	{"nix", "sandbox/program"},
+	{"nix/refscan", "internal/rmtree"},
+	{"nix/nar"},
+	// Layer 1: the vocabulary, and its forms as text; system calls as data.
+	{"nix", "sandbox/launcher"},
+	{"sandbox/program"},
 	{"nix/aterm", "nix/narinfo", "nix/conf"},
 	{"nix/drvjson", "nix/drvopts"},
 	// Layer 2: contracts.
@@ -108,6 +110,33 @@ var bans = []ban{
 		who: "...", what: []string{"C"},
 		why: "the product is one static binary that every machine can build",
 	},
+}
+
+// frugal packages may import only what stands here.
+var frugal = []struct {
+	who  string
+	only []string
+	why  string
+}{
+	{
+		who: "sandbox/launcher", only: []string{"runtime", "syscall", "unsafe"},
+		why: "its init has to run before that of anything large: Go initialises what a package imports before it",
+	},
+}
+
+func TestFrugal(t *testing.T) {
+	packages := load(t)
+	for _, f := range frugal {
+		if packages[f.who] == nil {
+			t.Errorf("there is no package %s", f.who)
+			continue
+		}
+		for _, i := range packages[f.who].imports() {
+			if !slices.Contains(f.only, i) {
+				t.Errorf("%s imports %s: %s", f.who, i, f.why)
+			}
+		}
+	}
 }
 
 // matches tells whether a pattern covers a path: "..." stands for everything,

@@ -134,14 +134,14 @@ func (s *session) tests() error {
 	if os.Geteuid() == 0 {
 		who = "root"
 	}
-	if err := s.round("tests as "+who, race, env, os.Geteuid()); err != nil || os.Geteuid() != 0 {
+	if err := s.round(who, race, env, os.Geteuid()); err != nil || os.Geteuid() != 0 {
 		return err
 	}
 	user, err := newUser(s.dir)
 	if err != nil {
 		return fmt.Errorf("prepare an ordinary user: %w", err)
 	}
-	if err := s.round("tests as an ordinary user", append(race, "-exec="+user.exec), append(env, user.env()...), user.id); err != nil {
+	if err := s.round("an ordinary user", append(race, "-exec="+user.exec), append(env, user.env()...), user.id); err != nil {
 		return err
 	}
 	s.check("no process is left", user.noProcesses)
@@ -149,11 +149,12 @@ func (s *session) tests() error {
 }
 
 // round runs the tests of all packages as one user.
-func (s *session) round(title string, flags, env []string, owner int) error {
+func (s *session) round(who string, flags, env []string, owner int) error {
 	if s.ctx.Err() != nil {
 		return nil
 	}
-	heading(title)
+	heading("tests as " + who)
+	s.tally.who = who
 	tmp := filepath.Join(s.dir, "t")
 	if err := os.Mkdir(tmp, 0o755); err != nil {
 		return err

@@ -18,6 +18,7 @@ type tally struct {
 	passed, failed, skipped int
 	reasons                 map[string]int // why tests were skipped
 	failures                []string
+	who                     string // as whom tests are run, for the list of failures
 }
 
 // An event is a line of `go test -json`; see `go doc test2json`.
@@ -124,7 +125,7 @@ func (t *tally) testEnded(w io.Writer, e event, run *testRun, get func(string) *
 		}
 		t.failed++
 		pkg.counts[1]++
-		t.failures = append(t.failures, short(e.Package)+" "+e.Test)
+		t.failures = append(t.failures, t.who+": "+short(e.Package)+" "+e.Test)
 	case run.children > 0:
 	case e.Action == "skip":
 		t.skipped++
@@ -148,7 +149,7 @@ func (t *tally) packageEnded(w io.Writer, e event, run *testRun) {
 		if run.counts[1] == 0 {
 			t.failed++
 			run.counts[1]++
-			t.failures = append(t.failures, short(e.Package))
+			t.failures = append(t.failures, t.who+": "+short(e.Package))
 			fmt.Fprintf(w, "---- %s\n%s", e.Package, run.output.String())
 		}
 	}

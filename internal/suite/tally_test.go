@@ -30,7 +30,7 @@ func TestTally(t *testing.T) {
 {"Action":"fail","Package":"q","Elapsed":0.2}
 {"Action":"skip","Package":"untested"}
 `
-	var got tally
+	got := tally{who: "root"}
 	var out strings.Builder
 	if err := got.read(strings.NewReader(strings.TrimLeft(events, "\n")), &out); err != nil {
 		t.Fatal(err)
@@ -38,7 +38,7 @@ func TestTally(t *testing.T) {
 	want := tally{
 		passed: 2, failed: 3, skipped: 1,
 		reasons:  map[string]int{"needs: root": 1},
-		failures: []string{"p TestB/one", "p TestC", "q"},
+		failures: []string{"root: p TestB/one", "root: p TestC", "root: q"}, who: "root",
 	}
 	if d := cmp.Diff(want, got, cmp.AllowUnexported(tally{})); d != "" {
 		t.Errorf("tally (-want +got):\n%s", d)

@@ -7,6 +7,8 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/kilnbuild/kiln/internal/rmtree"
 )
 
 // Archives in tests are written down word by word, independently of Writer.
@@ -63,7 +65,7 @@ var valid = map[string]string{
 	"odd names":      root(dir(named("\n", file("")), named("!", file("")), named("(", dir()), named("...", file("")), named("..a", file("")), named(`\`, file("")))),
 	"word as names":  root(dir(named(")", file(")")), named("entry", dir(named("node", link("name")))), named("type", file("")))),
 	"large content":  root(file(strings.Repeat("large ", 300_000))),
-	"wide":           root(dir(wide(1000)...)),
+	"wide":           root(dir(wide(100)...)),
 }
 
 func wide(n int) []string {
@@ -166,4 +168,17 @@ func must(t testing.TB, errs ...error) {
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// tempDir is a temporary directory in which restored trees can be left: their
+// directories keep an ordinary user from deleting them plainly.
+func tempDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	t.Cleanup(func() {
+		if err := rmtree.RemoveTree(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }

@@ -18,13 +18,13 @@ import (
 // that belongs to whom f runs as.
 func asUser(t *testing.T, f func(dir string)) {
 	t.Helper()
-	dir := t.TempDir()
+	dir := tempDir(t)
 	if os.Geteuid() != 0 {
 		f(dir)
 		return
 	}
 	const nobody = 65534
-	must(t, os.Chown(dir, nobody, nobody))
+	must(t, os.Chown(dir, nobody, nobody), os.Chmod(filepath.Dir(dir), 0o755))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -160,7 +160,7 @@ func BenchmarkDump(b *testing.B) {
 }
 
 func BenchmarkDumpLarge(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "file")
+	path := filepath.Join(tempDir(b), "file")
 	must(b, os.WriteFile(path, make([]byte, 256<<20), 0o644))
 	b.SetBytes(256 << 20)
 	b.ReportAllocs()
@@ -172,7 +172,7 @@ func BenchmarkDumpLarge(b *testing.B) {
 }
 
 func BenchmarkRestore(b *testing.B) {
-	top, archive := b.TempDir(), makeFiles(b)
+	top, archive := tempDir(b), makeFiles(b)
 	n := 0
 	b.ReportAllocs()
 	for b.Loop() {

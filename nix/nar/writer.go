@@ -137,8 +137,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 			w.err = w.misuse("", "content is longer than said")
 			break
 		}
-		if len(w.buf) == 0 && len(p)-n >= bufferSize {
-			w.send(p[n:])
+		if len(p)-n >= bufferSize {
+			w.flush()
+			w.send(p[n:]) // without a copy
 			w.content -= int64(len(p) - n)
 			n = len(p)
 			break

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+)
+
+// An item is one kind of work.
+type item struct {
+	name string
+	what string
+	expr string // the attribute of work.nix
+	size int    // its n at scale 1
+	jobs int
+	// per is the number of builds that the figures are divided by, at scale 1.
+	per int
+	// prepare makes files that the derivations want.
+	prepare func(b *bench, n int) error
+	// options are settings beyond those that all items have.
+	options func(b *bench) map[string]string
+	// alone names the script that is also measured without Nix or kiln.
+	alone string
+	// runs is how often the program is started in one measurement: 0 means once.
+	runs int
+	// valid builds everything before the clock starts.
+	valid bool
+	aim   aim
+}
+
+// An aim is what kiln must not exceed at scale 1. Zero fields are no aims.
+type aim struct {
+	wall float64 // times Nix's
+	rss  float64 // MiB
+}
+
+// items are measured in this order.
+var items = []item{
+	{name: "trivial-j1", what: "independent builds of one word, one at a time", expr: "trivial", size: 100, per: 100, jobs: 1, aim: aim{wall: 0.7}},
+	{name: "trivial-j2", what: "the same, two at a time", expr: "trivial", size: 100, per: 100, jobs: 2, aim: aim{wall: 0.7}},
+	{name: "chain", what: "builds each of which needs the one before", expr: "chain", size: 60, per: 60, jobs: 1},
+	{name: "wide", what: "one build with a thousand input directories", expr: "directories", size: 1000, jobs: 1, prepare: inputDirectories},
+	{name: "wide-texts", what: "one build with a thousand input files", expr: "texts", size: 1000, jobs: 1},
+	{name: "files", what: "an output of 20,000 small files", expr: "files", size: 20000, jobs: 1, alone: "files"},
+	{name: "large", what: "an output of 1 GiB", expr: "large", size: 1024, jobs: 1, alone: "large", prepare: seedFile, options: seedPath, aim: aim{wall: 1, rss: 64}},
+	{name: "start", what: "asking for an output that is there", expr: "trivial", size: 1, per: 10, jobs: 1, runs: 10, valid: true},
+}
+
+func listItems(w io.Writer) {
+	for _, it := range items {
+		fmt.Fprintf(w, "%-12s %s\n", it.name, it.what)
+	}
+}
+
+// scaled is the size of the item's work.
+func (it item) scaled(scale float64) int {
+	if it.valid {
+		return it.size
+	}
+	return max(1, int(float64(it.size)*scale))
+}
+
+// unit is what the figures are divided by.
+func (it item) unit(scale float64) int {
+	switch {
+	case it.runs > 0:
+		return it.runs
+	case it.per > 0:
+		return it.scaled(scale)
+	}
+	return 1
+}
+
+// inputDirectories makes n directories that differ.
+func inputDirectories(b *bench, n int) error {
+	for i := range n {
+		dir := b.path("inputs", strconv.Itoa(i))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "content"), []byte(strconv.Itoa(i)), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// seedFile makes a file of n/8 MiB that does not compress and has no hash of a
+// store path in it.
+func seedFile(b *bench, n int) error {
+	f, err := os.Create(b.path("seed"))
+	if err != nil {
+		return err
+	}
+	random := rand.NewChaCha8([32]byte([]byte("the same bytes in every bench run")[:32]))
+	_, err = io.CopyN(f, random, int64(n)<<20/8)
+	return errors.Join(err, f.Close())
+}
+
+func seedPath(b *bench) map[string]string {
+	return map[string]string{"sandbox-paths": "/bin/sh=" + b.busybox + " /seed=" + b.path("seed")}
+}

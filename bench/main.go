@@ -1,0 +1,153 @@
+// Command bench measures kiln against real Nix. Both build the same derivations
+// in turns, in one run, so that whatever else the machine does falls on both;
+// what counts are the ratios.
+//
+// Every measurement has a fresh copy of its store, made before the clock starts
+// and checked after it stopped: all outputs valid, with the same archive hashes
+// from both. Anything else is reported as failed, and not as fast. Stores are in
+// memory: on a disk the file system's own bookkeeping, of files that were deleted
+// minutes ago, decides the figures.
+//
+// As root the builders run as build users, as a daemon's do, and each program
+// has its own in a mount namespace of this run (see internal/enclave). An
+// ordinary user measures builds as that user, in stores below TMPDIR.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+
+	"github.com/kilnbuild/kiln/internal/enclave"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == measureArg {
+		os.Exit(measureChild(os.Args[2:]))
+	}
+	var opts options
+	flag.StringVar(&opts.kiln, "kiln", "./kiln", "the kiln to measure")
+	run := flag.String("run", ".", "only the items that match this regular expression; -list names them")
+	list := flag.Bool("list", false, "name the items and what they are")
+	flag.IntVar(&opts.rounds, "rounds", 5, "how often each program is measured for an item")
+	flag.Float64Var(&opts.scale, "scale", 1, "size of the work, of which 1 is what the aims are about")
+	flag.Parse()
+	var err error
+	if opts.run, err = regexp.Compile(*run); err == nil && *list {
+		listItems(os.Stdout)
+		return
+	}
+	ok := false
+	if err == nil {
+		ok, err = start(opts)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+	}
+	if !ok {
+		os.Exit(1)
+	}
+}
+
+// options are the command line's.
+type options struct {
+	kiln   string
+	run    *regexp.Regexp
+	rounds int
+	scale  float64
+}
+
+// start measures where root gets build users of its own, and others do not. It
+// tells whether every measurement was one.
+func start(opts options) (bool, error) {
+	if opts.rounds < 1 || opts.scale <= 0 {
+		return false, errors.New("-rounds and -scale must be positive")
+	}
+	kiln, err := filepath.Abs(opts.kiln)
+	if err != nil {
+		return false, err
+	}
+	opts.kiln = kiln
+	for _, program := range []string{kiln, "nix-store", "nix-instantiate", "busybox"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return false, fmt.Errorf("%w: make bench installs what it needs, as root", err)
+		}
+	}
+	if os.Geteuid() == 0 {
+		status, err := enclave.Run(enclave.Options{Groups: []string{"kbnix", "kbkiln"}}, func(e *enclave.Enclave) int {
+			ok, err := measureAll(opts, e.Dir, []string{"kbnix", "kbkiln"})
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+			}
+			if ok {
+				return 0
+			}
+			return 1
+		})
+		return status == 0, err
+	}
+	fmt.Println("Not root: builders run as this user, without build users, in stores below TMPDIR.")
+	dir, err := os.MkdirTemp("", "kiln-bench-")
+	if err != nil {
+		return false, err
+	}
+	defer removeTree(dir)
+	return measureAll(opts, dir, []string{"", ""})
+}
+
+// measureAll measures all chosen items and prints the table.
+func measureAll(opts options, dir string, groups []string) (bool, error) {
+	b, err := newBench(opts, dir)
+	if err != nil {
+		return false, err
+	}
+	subjects := []*subject{
+		{name: "nix", program: []string{"nix-store", "--realise"}, group: groups[0], bench: b},
+		{name: "kiln", program: []string{opts.kiln, "build"}, group: groups[1], bench: b},
+	}
+	for _, s := range subjects {
+		version, err := s.version()
+		if err != nil {
+			return false, err
+		}
+		fmt.Printf("%-5s %s\n", s.name, version)
+	}
+	fmt.Println(machine())
+	var rows []row
+	for _, it := range items {
+		if opts.run.MatchString(it.name) {
+			rows = append(rows, b.measure(it, subjects))
+		}
+	}
+	if len(rows) == 0 {
+		return false, errors.New("no item matches -run; -list names them")
+	}
+	fmt.Print(table(rows))
+	for _, r := range rows {
+		if r.failure != nil {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// machine says on what it was measured, as far as that matters.
+func machine() string {
+	model := "unknown processor"
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				model = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	return fmt.Sprintf("on    %d × %s, Linux %s\n", runtime.NumCPU(), model, strings.TrimSpace(string(release)))
+}

@@ -1,0 +1,19 @@
+# The builders that are measured alone as well, by the shell that runs them in
+# the sandbox.
+{ n }:
+{
+  files = ''
+    mkdir $out; d=0
+    while [ $d -lt 100 ]; do
+      mkdir $out/$d; i=0
+      while [ $i -lt ${toString (n / 100)} ]; do echo $d $i > $out/$d/$i; i=$((i+1)); done
+      d=$((d+1))
+    done
+  '';
+
+  # n megabytes in eight files.
+  large = ''
+    mkdir $out
+    for i in 1 2 3 4 5 6 7 8; do { echo $i; cat $seed; } > $out/$i; done
+  '';
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"os"
+
+	"github.com/kilnbuild/kiln/executor"
+	"github.com/kilnbuild/kiln/executor/build"
+	"github.com/kilnbuild/kiln/nix/conf"
+	"github.com/kilnbuild/kiln/sandbox"
+	"github.com/kilnbuild/kiln/store/local"
+)
+
+// executor wires an executor for a store together. The function that it returns
+// closes it and everything that was made for it.
+func (c *configuration) executor(st *local.Store, showsLogs bool) (*executor.Executor, func() error, error) {
+	s := c.settings
+	users, err := build.NewUsers(build.UsersConfig{Group: s.BuildUsersGroup, StateDir: c.dirs.State})
+	if err != nil {
+		return nil, nil, err
+	}
+	launcher := sandbox.NewLauncher()
+	x := executor.New(st, &build.Machine{Store: st, Launcher: launcher, Users: users}, executor.Settings{
+		MaxJobs:        s.MaxJobs,
+		KeepGoing:      s.KeepGoing,
+		System:         s.System,
+		ExtraPlatforms: s.ExtraPlatforms,
+		SystemFeatures: s.SystemFeatures,
+		LogTail:        !showsLogs,
+		Attempt:        c.attemptSettings(),
+	})
+	return x, func() error { return errors.Join(x.Close(), launcher.Close()) }, nil
+}
+
+func (c *configuration) attemptSettings() build.Settings {
+	s := c.settings
+	a := build.Settings{
+		// What is built in a chroot store finds its inputs by their logical paths
+		// only in a sandbox.
+		Sandbox:            sandboxMode(s.Sandbox, c.local.Chroot()),
+		SandboxFallback:    s.SandboxFallback && s.Overridden("sandbox-fallback"),
+		SandboxBuildDir:    s.SandboxBuildDir,
+		SandboxShmSize:     s.SandboxDevShmSize,
+		BuildDir:           cmp.Or(s.BuildDir, c.local.Build),
+		System:             s.System,
+		Cores:              s.Cores,
+		FilterSyscalls:     s.FilterSyscalls,
+		AllowNewPrivileges: s.AllowNewPrivileges,
+		ImpersonateLinux26: s.ImpersonateLinux26,
+		KeepFailed:         s.KeepFailed,
+		Timeout:            s.Timeout,
+		MaxSilentTime:      s.MaxSilentTime,
+		MaxLogSize:         int64(s.MaxBuildLogSize),
+		LogLines:           s.LogLines,
+		ImpureEnv:          s.ImpureEnv,
+		Environ:            os.LookupEnv,
+	}
+	for _, p := range s.SandboxPaths {
+		a.SandboxPaths = append(a.SandboxPaths, build.SandboxPath(p))
+	}
+	return a
+}
+
+func sandboxMode(m conf.SandboxMode, chroot bool) build.SandboxMode {
+	switch {
+	case chroot || m == conf.SandboxOn:
+		return build.SandboxRequired
+	case m == conf.SandboxRelaxed:
+		return build.SandboxRelaxed
+	}
+	return build.SandboxOff
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/conf"
+	"github.com/kilnbuild/kiln/store/local"
+	"github.com/spf13/cobra"
+)
+
+// globals are the flags that every command has.
+type globals struct {
+	store   string
+	options []string // NAME=VALUE
+	verbose int
+	quiet   bool
+	// overrides are settings that have flags of their own, in the order given.
+	overrides []conf.Override
+}
+
+func (g *globals) register(root *cobra.Command) {
+	f := root.PersistentFlags()
+	f.StringVar(&g.store, "store", "", "the store: a directory that is or becomes the root of one, or a store `URI`")
+	f.StringArrayVar(&g.options, "option", nil, "give a setting of nix.conf another value; takes two words, `NAME VALUE`")
+	f.CountVarP(&g.verbose, "verbose", "v", "say more; -vv for what only a developer wants to know")
+	f.BoolVarP(&g.quiet, "quiet", "q", false, "say nothing but errors")
+}
+
+// joinOptionArgs makes one word of the two that follow --option, since the flag
+// parser takes one value a flag. What follows "--" is left alone.
+func joinOptionArgs(args []string) []string {
+	var joined []string
+	for i := 0; i < len(args); i++ {
+		if args[i] == "--" {
+			return append(joined, args[i:]...)
+		}
+		if args[i] == "--option" && i+2 < len(args) {
+			joined = append(joined, "--option", args[i+1]+"="+args[i+2])
+			i += 2
+			continue
+		}
+		joined = append(joined, args[i])
+	}
+	return joined
+}
+
+// override adds a flag to c that stands for a setting.
+func (g *globals) override(c *cobra.Command, flag, short, setting, usage string) {
+	c.Flags().VarP(&settingFlag{g: g, flag: flag, setting: setting}, flag, short, usage)
+}
+
+// overrideSwitch adds a flag without a value that sets a setting to true.
+func (g *globals) overrideSwitch(c *cobra.Command, flag, short, setting, usage string) {
+	c.Flags().VarPF(&settingFlag{g: g, flag: flag, setting: setting, kind: "bool"}, flag, short, usage).NoOptDefVal = "true"
+}
+
+// settingFlag is a flag that gives a setting its value.
+type settingFlag struct {
+	g             *globals
+	flag, setting string
+	text, kind    string
+}
+
+func (s *settingFlag) String() string { return s.text }
+
+func (s *settingFlag) Type() string {
+	if s.kind == "" {
+		return "value"
+	}
+	return s.kind
+}
+
+func (s *settingFlag) Set(text string) error {
+	s.text = text
+	s.g.overrides = append(s.g.overrides, conf.Override{Name: s.setting, Value: text, Flag: "--" + s.flag})
+	return nil
+}
+
+// configuration is everything that was configured: settings and the store that
+// they mean.
+type configuration struct {
+	settings *conf.Settings
+	dirs     conf.Dirs
+	local    conf.LocalDirs
+}
+
+// configure reads the configuration. Warnings go to standard error.
+func (g *globals) configure() (*configuration, error) {
+	env := conf.Host()
+	opts := conf.Options{Overrides: g.overrides}
+	for _, o := range g.options {
+		name, value, ok := strings.Cut(o, "=")
+		if !ok {
+			return nil, fmt.Errorf("the flag --option takes a name and a value, as in: --option cores 4")
+		}
+		opts.Overrides = append(opts.Overrides, conf.Override{Name: name, Value: value})
+	}
+	settings, warnings, err := conf.Load(env, opts)
+	if !g.quiet {
+		for _, w := range warnings {
+			fmt.Fprintf(os.Stderr, "warning: %v\n", w)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := &configuration{settings: settings}
+	if c.dirs, err = env.Dirs(); err != nil {
+		return nil, err
+	}
+	text := g.store
+	if text == "" {
+		text = settings.Store
+	}
+	uri, err := conf.ParseStoreURI(text, env.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if uri.Scheme == conf.SchemeAuto {
+		uri = conf.DefaultStore(uri, env.StoreFacts(c.dirs, uri))
+	}
+	if uri.Scheme != conf.SchemeLocal {
+		return nil, fmt.Errorf("store '%s' is not a local store: kiln opens local stores only; give the root of one with --store", text)
+	}
+	c.local = c.dirs.Local(uri)
+	return c, nil
+}
+
+// open opens the configured store. The caller closes it.
+func (c *configuration) open(ctx context.Context, readOnly bool) (*local.Store, error) {
+	dir, err := nix.ParseStoreDir(c.local.Store)
+	if err != nil {
+		return nil, err
+	}
+	return local.Open(ctx, local.Options{
+		StoreDir:        dir,
+		RealStoreDir:    c.local.Real,
+		StateDir:        c.local.State,
+		LogDir:          c.local.Log,
+		ReadOnly:        readOnly,
+		FsyncMetadata:   c.settings.FsyncMetadata,
+		FsyncStorePaths: c.settings.FsyncStorePaths,
+		UseSQLiteWAL:    c.settings.UseSQLiteWAL,
+		CompressLogs:    c.settings.CompressBuildLog,
+		AutoOptimise:    c.settings.AutoOptimiseStore,
+	})
+}
+
+// withStore runs f with the configured store open.
+func (g *globals) withStore(ctx context.Context, readOnly bool, f func(*configuration, *local.Store) error) (err error) {
+	c, err := g.configure()
+	if err != nil {
+		return err
+	}
+	st, err := c.open(ctx, readOnly)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	return f(c, st)
+}
+
+// storePathArg reads a command line's word for a store object: its logical path,
+// its path on this machine, or a symlink to one of them.
+func storePathArg(st *local.Store, arg string) (nix.StorePath, error) {
+	if p, _, err := st.Dir().Split(arg); err == nil {
+		return p, nil
+	}
+	full, err := filepath.Abs(arg)
+	if err != nil {
+		return "", err
+	}
+	if resolved, err := filepath.EvalSymlinks(full); err == nil {
+		full = resolved
+	}
+	if p, _, err := st.Dir().Split(full); err == nil {
+		return p, nil
+	}
+	if rest, ok := strings.CutPrefix(full, st.RealDir()+"/"); ok {
+		p, _, err := st.Dir().Split(string(st.Dir()) + "/" + rest)
+		return p, err
+	}
+	return "", fmt.Errorf("'%s' is not in the store '%s'", arg, st.Dir())
+}

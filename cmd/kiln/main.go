@@ -1,0 +1,81 @@
+// Command kiln builds Nix derivations in sandboxes and keeps what came out in a
+// store that Nix can open.
+//
+// This package turns flags into options, wires the parts together and turns
+// results into text and exit codes. What the parts do is in their packages.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "development"
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+// run carries out one command line and gives its exit code.
+func run(args []string) int {
+	// The first signal asks everything under way to stop and clean up; a second
+	// one ends the process at once.
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer cancel()
+	go func() {
+		<-ctx.Done()
+		cancel()
+	}()
+
+	root := rootCommand()
+	root.SetArgs(joinOptionArgs(args))
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	code := 1
+	var exit *exitError
+	if errors.As(err, &exit) {
+		code, err = exit.code, exit.err
+	}
+	if ctx.Err() != nil {
+		err, code = errors.New("interrupted"), 130
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "error: %v\n", err)
+	}
+	return code
+}
+
+// exitError is an error with an exit code of its own. Without err, what there is
+// to say has been said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit code %d: %v", e.code, e.err) }
+
+func rootCommand() *cobra.Command {
+	g := &globals{}
+	root := &cobra.Command{
+		Use:   "kiln",
+		Short: "Build Nix derivations in sandboxes",
+		Long: "kiln takes Nix derivations, makes their inputs present, runs their builders in sandboxes of\n" +
+			"Linux namespaces, and registers what came out in a store that Nix can open at the same time.",
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetVersionTemplate("kiln {{.Version}}\n")
+	g.register(root)
+	root.AddCommand(buildCommand(g), logCommand(g), derivationCommand(g), storeCommand(g), doctorCommand(g))
+	return root
+}

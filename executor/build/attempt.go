@@ -1,0 +1,366 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/kilnbuild/kiln/executor/outputs"
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/sandbox"
+	"github.com/kilnbuild/kiln/store"
+	"github.com/kilnbuild/kiln/store/local"
+)
+
+// Run makes one attempt. The caller holds the locks of the output paths that are
+// known, and a slot.
+//
+// The result is set whenever a builder ran. A *BuilderError says how the builder
+// failed, a *nix.BuildError what else is wrong with the derivation or with what
+// its builder made; any other error is trouble of the machine, and what became
+// of the build is not known. Nothing of the attempt is left when Run returns,
+// but the log, a build directory that was asked to be kept, and valid outputs.
+func (m *Machine) Run(ctx context.Context, a *Attempt, s *Settings) (_ *Result, err error) {
+	mode, fallback, err := m.isolation(ctx, a, s)
+	if err != nil {
+		return nil, err
+	}
+	user, err := m.Users.Acquire(ctx, func() {
+		a.Log.Event(nix.Event{Kind: nix.EventWaiting, Path: a.DrvPath,
+			Message: fmt.Sprintf("waiting for a free build user ID for '%s'", m.Store.Dir().Join(a.DrvPath))})
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer user.Release()
+
+	work, err := newWorkspace(m.Store, a.DrvPath, s.BuildDir, user, mode == sandbox.Full)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, work.Remove()) }()
+
+	r := &run{machine: m, attempt: a, settings: s, user: user, work: work, isolation: mode, fallback: fallback}
+	if err := r.prepare(ctx); err != nil {
+		return nil, err
+	}
+	result := &Result{Start: time.Now()}
+	err = r.build(ctx, result)
+	a.BuilderEnded()
+	if err == nil {
+		result.Outputs, err = r.register(ctx)
+	}
+	result.Stop = time.Now()
+	if err != nil && s.KeepFailed && !a.Drv.IsBuiltin() {
+		kept, kerr := work.Keep()
+		if kerr != nil {
+			return result, errors.Join(err, kerr)
+		}
+		result.KeptBuildDir = kept
+		a.Log.Event(nix.Event{Kind: nix.EventNotice, Path: a.DrvPath, Message: fmt.Sprintf("note: keeping build directory '%s'", kept)})
+	}
+	return result, err
+}
+
+// isolation decides whether the builder is isolated. fallback says why it is not
+// although it should be.
+func (m *Machine) isolation(ctx context.Context, a *Attempt, s *Settings) (mode sandbox.Isolation, fallback string, err error) {
+	kind, err := a.Drv.Kind()
+	if err != nil {
+		return "", "", err
+	}
+	drv := m.Store.Dir().Join(a.DrvPath)
+	switch {
+	case s.Sandbox == SandboxOff:
+		return sandbox.None, "", nil
+	case s.Sandbox == SandboxRelaxed && (!kind.IsPure() || a.Options.NoChroot):
+		return sandbox.None, "", nil
+	case a.Options.NoChroot:
+		return "", "", nix.BuildErrorf(nix.StatusInputRejected,
+			"derivation '%s' has '__noChroot' set, but that's not allowed when 'sandbox' is 'true'", drv)
+	case !s.SandboxFallback:
+		return sandbox.Full, "", nil
+	}
+	if err := m.Launcher.CanIsolate(ctx); err != nil {
+		fallback = fmt.Sprintf("sandbox-fallback is set, and this machine cannot isolate builders: %v", err)
+		a.Log.Event(nix.Event{Kind: nix.EventWarning, Path: a.DrvPath,
+			Message: fmt.Sprintf("building '%s' without a sandbox: %s", drv, fallback)})
+		return sandbox.None, fallback, nil
+	}
+	return sandbox.Full, "", nil
+}
+
+// run is an attempt under way.
+type run struct {
+	machine   *Machine
+	attempt   *Attempt
+	settings  *Settings
+	user      *User
+	work      *workspace
+	isolation sandbox.Isolation
+	fallback  string // why there is no isolation although there should be
+
+	scratch map[nix.OutputName]nix.StorePath
+	spec    *sandbox.Spec
+}
+
+// prepare describes the sandbox and writes the builder's files.
+func (r *run) prepare(ctx context.Context) error {
+	a, st := r.attempt, r.machine.Store
+	r.scratch = make(map[nix.OutputName]nix.StorePath)
+	for name, o := range a.Drv.Outputs {
+		r.scratch[name] = o.Path
+	}
+	graphs, err := referencesGraphs(st.Dir(), a.Options, a.Closure, func(drv nix.StorePath) ([]*nix.PathInfo, error) { return r.outputClosure(ctx, drv) })
+	if err != nil {
+		return err
+	}
+	userNS := false
+	if r.isolation == sandbox.Full {
+		// Root can do without: builders then have the ids of their users inside.
+		if err := r.machine.Launcher.UserNamespaces(ctx); err == nil {
+			userNS = true
+		} else if r.user.Own {
+			return fmt.Errorf("cannot build '%s' in a sandbox: %w", st.Dir().Join(a.DrvPath), err)
+		}
+	}
+	p := &site{
+		dir: st.Dir(), realPath: st.RealPath, isolation: r.isolation, root: r.work.root, buildDir: r.work.inner, user: r.user,
+		userNamespace: userNS, shm: exists("/dev/shm"), kvm: exists("/dev/kvm"),
+	}
+	if r.isolation == sandbox.Full {
+		if p.sandboxPathClosure, err = r.sandboxPathClosure(ctx); err != nil {
+			return err
+		}
+	}
+	sur, err := surround(a, r.settings, st.Dir(), p.insideBuildDir(r.settings), r.scratch, graphs)
+	if err != nil {
+		return err
+	}
+	if err := r.work.WriteFiles(sur.files); err != nil {
+		return err
+	}
+	if r.spec, err = describe(a, r.settings, p, sur, r.scratch); err != nil {
+		return err
+	}
+	r.spec.Fallback = r.fallback
+	return nil
+}
+
+// outputClosure gives the closure of those outputs of a derivation that are valid.
+func (r *run) outputClosure(ctx context.Context, drv nix.StorePath) ([]*nix.PathInfo, error) {
+	st := r.machine.Store
+	known, err := st.DerivationOutputs(ctx, drv)
+	if err != nil {
+		return nil, err
+	}
+	valid, err := st.ValidPaths(ctx, slices.Collect(maps.Values(known)))
+	if err != nil {
+		return nil, err
+	}
+	infos, err := store.ClosureInfos(ctx, st, valid...)
+	return slices.Collect(maps.Values(infos)), err
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// sandboxPathClosure gives the store objects that sandbox paths lead to.
+func (r *run) sandboxPathClosure(ctx context.Context) ([]nix.StorePath, error) {
+	var roots []nix.StorePath
+	for _, sp := range r.settings.SandboxPaths {
+		if p, _, err := r.machine.Store.Dir().Split(sp.Source); err == nil {
+			roots = append(roots, p)
+		}
+	}
+	if len(roots) == 0 {
+		return nil, nil
+	}
+	closure, err := store.Closure(ctx, r.machine.Store, roots...)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox-paths: %w", err)
+	}
+	return closure, nil
+}
+
+// build runs the builder to its end.
+func (r *run) build(ctx context.Context, result *Result) (err error) {
+	a, s := r.attempt, r.settings
+	pty, err := sandbox.OpenPTY(r.user.UID)
+	if err != nil {
+		return err
+	}
+	defer pty.Close()
+	logFile, err := r.machine.Store.CreateLog(a.DrvPath)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, logFile.Close()) }()
+
+	process, err := r.machine.Launcher.Start(ctx, r.spec, sandbox.Stdio{Stdout: pty.Slave, Stderr: pty.Slave})
+	if err != nil {
+		return r.startFailed(err, logFile)
+	}
+	// From here on only the builder has the terminal's other end.
+	pty.CloseSlave()
+	result.Isolation = isolationReport(process.Report())
+	a.Log.Event(nix.Event{Kind: nix.EventStarted, Path: a.DrvPath})
+
+	tail := &logTail{max: s.LogLines}
+	takers := newFanOut(logFile, tail, sinkWriter{a.Log, a.DrvPath})
+	exit, err := supervise(ctx, process, pty.Master, takers, limits{timeout: s.Timeout, maxSilent: s.MaxSilentTime, maxLog: s.MaxLogSize})
+	result.LogTail = tail.Lines()
+	result.Resources = &nix.Resources{UserTime: exit.UserTime, SystemTime: exit.SystemTime, MaxRSS: exit.MaxRSS}
+	if err != nil {
+		return r.stopped(err)
+	}
+	if err := takers.errs[0]; err != nil {
+		return fmt.Errorf("write build log: %w", err)
+	}
+	return r.exited(exit)
+}
+
+// startFailed sorts out why there is no builder.
+func (r *run) startFailed(err error, log io.Writer) error {
+	var exec *sandbox.ExecError
+	if !errors.As(err, &exec) {
+		return err
+	}
+	// The derivation names a program that is not there, or is none.
+	fmt.Fprintf(log, "error: %v\n", exec)
+	r.attempt.Log.BuildLog(r.attempt.DrvPath, fmt.Appendf(nil, "error: %v\n", exec))
+	return &BuilderError{Status: nix.StatusPermanentFailure, Reason: "failed with exit code 1", Note: fmt.Sprintf("\n%v", exec)}
+}
+
+// stopped sorts out why a builder did not come to its end by itself.
+func (r *run) stopped(err error) error {
+	var limit *limitError
+	if errors.As(err, &limit) {
+		return nix.BuildErrorf(limit.status, "building derivation '%s' %s", r.machine.Store.Dir().Join(r.attempt.DrvPath), limit.text)
+	}
+	return err
+}
+
+// exited says what a builder's exit status means.
+func (r *run) exited(exit sandbox.Exit) error {
+	failed := &BuilderError{Status: nix.StatusPermanentFailure}
+	switch {
+	case exit.Signal != 0:
+		failed.Reason = fmt.Sprintf("failed due to signal %d (%s)", int(exit.Signal), signalName(exit.Signal))
+	case exit.Code != 0:
+		failed.Reason = fmt.Sprintf("failed with exit code %d", exit.Code)
+	default:
+		return nil
+	}
+	if kind, err := r.attempt.Drv.Kind(); err == nil && !kind.IsPure() {
+		failed.Status = nix.StatusTransientFailure
+	}
+	if r.diskNearlyFull() {
+		failed.Status = nix.StatusTransientFailure
+		failed.Note = "\nnote: build failure may have been caused by lack of free disk space"
+	}
+	return failed
+}
+
+// nearlyFull is how much free space is too little, in bytes.
+const nearlyFull = 8 << 20
+
+func (r *run) diskNearlyFull() bool {
+	for _, dir := range []string{r.machine.Store.RealDir(), r.work.inner} {
+		var st syscall.Statfs_t
+		if syscall.Statfs(dir, &st) == nil && st.Bavail*uint64(st.Bsize) < nearlyFull {
+			return true
+		}
+	}
+	return false
+}
+
+// signalName is what the C library calls a signal.
+func signalName(s syscall.Signal) string {
+	names := map[syscall.Signal]string{
+		syscall.SIGKILL: "Killed", syscall.SIGSEGV: "Segmentation fault", syscall.SIGABRT: "Aborted", syscall.SIGTERM: "Terminated",
+		syscall.SIGILL: "Illegal instruction", syscall.SIGFPE: "Floating point exception", syscall.SIGBUS: "Bus error",
+		syscall.SIGHUP: "Hangup", syscall.SIGINT: "Interrupt", syscall.SIGQUIT: "Quit", syscall.SIGPIPE: "Broken pipe",
+		syscall.SIGALRM: "Alarm clock", syscall.SIGXCPU: "CPU time limit exceeded", syscall.SIGXFSZ: "File size limit exceeded",
+		syscall.SIGSYS: "Bad system call", syscall.SIGTRAP: "Trace/breakpoint trap", syscall.SIGUSR1: "User defined signal 1",
+		syscall.SIGUSR2: "User defined signal 2",
+	}
+	if n, ok := names[s]; ok {
+		return n
+	}
+	return s.String()
+}
+
+// register takes the outputs and makes them valid, in one transaction.
+func (r *run) register(ctx context.Context) (map[nix.OutputName]nix.Realisation, error) {
+	a, st := r.attempt, r.machine.Store
+	job := &outputs.Job{
+		DrvPath: a.DrvPath, DrvName: a.Drv.Name, Inputs: slices.Collect(maps.Keys(a.Closure)),
+		Owner: local.Owner{UID: r.user.UID, Count: 1, Own: r.user.Own}, DiscardReferences: a.Options.UnsafeDiscardReferences,
+	}
+	for _, name := range a.Drv.OutputNames() {
+		o := a.Drv.Outputs[name]
+		valid, err := st.ValidPaths(ctx, []nix.StorePath{o.Path})
+		if err != nil {
+			return nil, err
+		}
+		job.Outputs = append(job.Outputs, outputs.Produced{
+			Name: name, Spec: o, Scratch: r.scratch[name], Actual: r.actual(r.scratch[name]), Valid: len(valid) == 1,
+		})
+	}
+	collected, err := outputs.Collect(ctx, st, job)
+	// What was made is registered even if it is not what was asked for: content
+	// under the path that follows from it is always true.
+	var registrations []local.Registration
+	for _, c := range collected {
+		c.Info.RegistrationTime = time.Now()
+		registrations = append(registrations, local.Registration{Info: c.Info})
+	}
+	if rerr := st.Register(ctx, registrations); rerr != nil {
+		return nil, errors.Join(err, rerr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	made := make(map[nix.OutputName]nix.Realisation, len(a.Drv.Outputs))
+	for name, o := range a.Drv.Outputs {
+		made[name] = nix.Realisation{ID: nix.DrvOutput{Drv: a.DrvPath, Output: name}, OutPath: o.Path}
+	}
+	return made, nil
+}
+
+// actual is where the builder left what it knew as p.
+func (r *run) actual(p nix.StorePath) string {
+	if r.isolation == sandbox.Full {
+		return filepath.Join(r.work.root, r.machine.Store.Dir().Join(p))
+	}
+	return r.machine.Store.RealPath(p)
+}
+
+// sinkWriter gives a builder's output to a log sink.
+type sinkWriter struct {
+	sink nix.LogSink
+	drv  nix.StorePath
+}
+
+func (w sinkWriter) Write(p []byte) (int, error) {
+	w.sink.BuildLog(w.drv, p)
+	return len(p), nil
+}
+
+func isolationReport(r sandbox.Report) *nix.Isolation {
+	iso := &nix.Isolation{Level: r.Level}
+	for _, l := range r.Layers {
+		iso.Layers = append(iso.Layers, nix.IsolationLayer{Name: l.Name, Asked: l.Asked, InForce: l.InForce, Why: l.Why})
+	}
+	return iso
+}

@@ -1,0 +1,98 @@
+package build
+
+import (
+	"time"
+
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/drvopts"
+	"github.com/kilnbuild/kiln/sandbox"
+	"github.com/kilnbuild/kiln/store/local"
+)
+
+// SandboxMode says whether builders are isolated.
+type SandboxMode uint8
+
+// The values of the setting `sandbox`.
+const (
+	SandboxRequired SandboxMode = iota // true: always
+	SandboxRelaxed                     // relaxed: except where a derivation says that it cannot be
+	SandboxOff                         // false
+)
+
+// SandboxPath is a file or directory of the machine that builders see.
+type SandboxPath struct {
+	Target   string // where, in the sandbox
+	Source   string // what
+	Optional bool   // that it is missing is no error
+}
+
+// Settings are what an attempt can be told. They are the settings of nix.conf
+// of nearly the same names; ARCHITECTURE.md says where each comes from.
+type Settings struct {
+	Sandbox SandboxMode
+	// SandboxFallback builds without isolation on a machine that cannot give it.
+	// It must only be set when a person asked for it by hand.
+	SandboxFallback bool
+	SandboxPaths    []SandboxPath
+	SandboxBuildDir string // where the build directory is in the sandbox; "/build" when empty
+	SandboxShmSize  string // size of /dev/shm as mount(8) takes it; "50%" when empty
+	// BuildDir has the build directories on this machine; the store's own state
+	// directory has them when it is empty.
+	BuildDir           string
+	System             string // of this machine, "x86_64-linux"
+	Cores              int    // NIX_BUILD_CORES; 0 for all that there are
+	FilterSyscalls     bool
+	AllowNewPrivileges bool
+	ImpersonateLinux26 bool
+	KeepFailed         bool
+	Timeout            time.Duration // 0 for none
+	MaxSilentTime      time.Duration // 0 for none
+	MaxLogSize         int64         // bytes, 0 for no limit
+	LogLines           int           // lines of the log kept for messages
+	// ImpureEnv are values for impureEnvVars that come before the environment's.
+	ImpureEnv map[string]string
+	// Environ gives the variables of kiln's own environment for impureEnvVars.
+	Environ func(name string) (string, bool)
+}
+
+// Machine is what attempts have in common. All fields must be set. It is safe
+// for concurrent use, and stays the caller's.
+type Machine struct {
+	Store    *local.Store
+	Launcher *sandbox.Launcher
+	Users    *Users
+}
+
+// Attempt is one derivation to be built, with everything that has been found out
+// about it.
+type Attempt struct {
+	DrvPath nix.StorePath
+	Drv     *nix.BasicDerivation
+	Options *drvopts.Options
+	// Closure has every store object that the builder may see.
+	Closure map[nix.StorePath]*nix.PathInfo
+	Log     nix.LogSink
+	// BuilderEnded is called as soon as the builder is gone, before its outputs
+	// are looked at: another builder may start. It may be called again.
+	BuilderEnded func()
+}
+
+// Result is what there is to say of an attempt in which a builder ran, whether
+// it succeeded or not.
+type Result struct {
+	Outputs      map[nix.OutputName]nix.Realisation // of a success
+	Start, Stop  time.Time
+	Resources    *nix.Resources
+	Isolation    *nix.Isolation
+	LogTail      []string
+	KeptBuildDir string
+}
+
+// BuilderError is the failure of a builder that ran.
+type BuilderError struct {
+	Status nix.BuildStatus
+	Reason string // "failed with exit code 3", "failed due to signal 9 (Killed)"
+	Note   string // what may help, "" or text that begins with a line end
+}
+
+func (e *BuilderError) Error() string { return "builder " + e.Reason }

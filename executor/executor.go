@@ -1,0 +1,186 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/kilnbuild/kiln/executor/build"
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/store/local"
+)
+
+// ErrClosed says that the executor was closed before the work was done.
+var ErrClosed = errors.New("the executor is shutting down")
+
+// Settings steer how requests are carried out.
+type Settings struct {
+	// MaxJobs is how many builders run at once; 0 refuses to build here at all.
+	MaxJobs int
+	// KeepGoing carries on with what does not depend on a failure.
+	KeepGoing bool
+	// System and ExtraPlatforms are the systems that builders may ask for.
+	System         string
+	ExtraPlatforms []string
+	// SystemFeatures are what derivations may require of this machine.
+	SystemFeatures []string
+	// LogCommand is how a person reads a log; messages of failures name it.
+	LogCommand string
+	// LogTail shows the last lines of the log in the message of a failure. It is
+	// off where the log is shown while it is written.
+	LogTail bool
+	// Attempt are the settings of a single attempt.
+	Attempt build.Settings
+}
+
+// Executor builds derivations into a local store. It is a nix.Builder, safe for
+// concurrent use, and must be closed.
+type Executor struct {
+	store    *local.Store
+	machine  *build.Machine
+	settings Settings
+	slots    slots
+	goals    *goals
+	stop     context.CancelCauseFunc
+	drvs     derivations
+}
+
+var _ nix.Builder = (*Executor)(nil)
+
+// New makes an executor on a machine. The store and the machine stay the
+// caller's, and must outlive it.
+func New(st *local.Store, machine *build.Machine, settings Settings) *Executor {
+	ctx, stop := context.WithCancelCause(context.Background())
+	if settings.LogCommand == "" {
+		settings.LogCommand = "kiln log"
+	}
+	return &Executor{
+		store: st, machine: machine, settings: settings,
+		slots: newSlots(max(settings.MaxJobs, 1)),
+		goals: newGoals(ctx), stop: stop,
+		drvs: newDerivations(st),
+	}
+}
+
+// Close stops everything that is under way and waits until it has cleaned up.
+func (x *Executor) Close() error {
+	x.stop(ErrClosed)
+	x.goals.running.Wait()
+	return nil
+}
+
+// Build implements nix.Builder.
+func (x *Executor) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
+	r := &request{
+		executor: x, settings: &x.settings, log: req.Log, mode: req.Mode, basic: req.Basic,
+		ended: make(map[goalKey]outcome),
+	}
+	if r.log == nil {
+		r.log = discardLog{}
+	}
+	return r.run(ctx, req.Paths)
+}
+
+// run works on all wanted paths at once. Unless the request keeps going, the
+// first failure ends the others.
+func (r *request) run(ctx context.Context, paths []nix.DerivedPath) ([]nix.BuildResult, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	results := make([]nix.BuildResult, len(paths))
+	errs := make([]error, len(paths))
+	var wg sync.WaitGroup
+	for i, p := range paths {
+		wg.Go(func() {
+			out := r.want(ctx, p)
+			results[i], errs[i] = out.result, out.err
+			results[i].Path = p
+			if !r.settings.KeepGoing && (out.err != nil || !out.result.Status.Success()) {
+				cancel(errSiblingFailed)
+			}
+		})
+	}
+	wg.Wait()
+	for i, err := range errs {
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, errSiblingFailed) {
+			return nil, err
+		}
+		results[i] = nix.BuildResult{Path: paths[i], Status: nix.StatusCancelled,
+			Message: fmt.Sprintf("'%s' was not built because another build failed", paths[i].Format(r.executor.store.Dir(), "^"))}
+	}
+	return results, nil
+}
+
+// errSiblingFailed is the cause of the end of what was stopped because something
+// else in the same request failed.
+var errSiblingFailed = errors.New("another build of the same request failed")
+
+// want makes one derived path valid.
+func (r *request) want(ctx context.Context, p nix.DerivedPath) outcome {
+	switch {
+	case len(p.Via) > 0:
+		return failure(nix.BuildErrorf(nix.StatusInputRejected,
+			"cannot build '%s': outputs of dynamic derivations are not supported", p.Format(r.executor.store.Dir(), "^")))
+	case p.IsOpaque():
+		return r.wantPath(ctx, p.Path)
+	}
+	return r.wantOutputs(ctx, p.Path, p.Outputs)
+}
+
+// wantPath makes a store object valid that nothing is known of but its path.
+func (r *request) wantPath(ctx context.Context, p nix.StorePath) outcome {
+	st := r.executor.store
+	if err := st.AddTempRoot(ctx, p); err != nil {
+		return outcome{err: err}
+	}
+	valid, err := st.ValidPaths(ctx, []nix.StorePath{p})
+	if err != nil {
+		return outcome{err: err}
+	}
+	if len(valid) == 0 {
+		return failure(nix.BuildErrorf(nix.StatusNoSubstituters,
+			"path '%s' is required, but it is not in the store and there is no substituter that can build it", st.Dir().Join(p)))
+	}
+	return outcome{result: nix.BuildResult{Status: nix.StatusAlreadyValid}}
+}
+
+func failure(err *nix.BuildError) outcome {
+	return outcome{result: nix.BuildResult{Status: err.Status, Message: err.Message}}
+}
+
+// outcomeOf sorts an error into the two kinds of outcome.
+func outcomeOf(err error) outcome {
+	var failed *nix.BuildError
+	if errors.As(err, &failed) {
+		return failure(failed)
+	}
+	return outcome{err: err}
+}
+
+// outputPathsNote lists the known output paths of a derivation, as it follows
+// the reason in the message of a failure.
+func outputPathsNote(dir nix.StoreDir, drv *nix.BasicDerivation) string {
+	var paths []string
+	for _, o := range drv.Outputs {
+		if o.Path != "" {
+			paths = append(paths, dir.Join(o.Path))
+		}
+	}
+	if len(paths) == 0 {
+		return ""
+	}
+	slices.Sort(paths)
+	return "\nOutput paths:\n  " + strings.Join(paths, "\n  ")
+}
+
+// discardLog is the sink of requests that have none.
+type discardLog struct{}
+
+func (discardLog) BuildLog(nix.StorePath, []byte) {}
+func (discardLog) Event(nix.Event)                {}

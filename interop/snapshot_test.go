@@ -1,0 +1,241 @@
+//go:build linux
+
+package interop
+
+import (
+	"bytes"
+	"compress/bzip2"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kilnbuild/kiln/internal/testenv"
+)
+
+// A snapshot is what is in a store, as real Nix and the file system tell it.
+type snapshot struct {
+	objects map[string]object   // by store path
+	files   map[string][]string // a line for each file of each object
+	outputs map[string][]string // of each derivation
+	logs    map[string]string   // by derivation
+	strays  []string            // names in the store directory that are no valid objects
+	state   []string            // see stateFiles
+}
+
+// An object is what Nix says about a valid path.
+type object struct {
+	NarHash          string
+	NarSize          int64
+	References       []string
+	Deriver          string
+	Ultimate         bool
+	CA               string
+	Signatures       []string
+	RegistrationTime int64
+}
+
+// pathInfos asks real Nix about every valid path of a store.
+func pathInfos(t *testing.T, scene *testenv.Scene, store string) map[string]object {
+	t.Helper()
+	out := must(t, sceneCommand(scene, "nix", "--extra-experimental-features", "nix-command",
+		"path-info", "--store", store, "--all", "--json"))
+	text := []byte(strings.Join(out, "\n"))
+	objects := map[string]object{}
+	// Older releases give a list, newer ones an object.
+	if bytes.HasPrefix(text, []byte("[")) {
+		var list []struct {
+			Path string
+			object
+		}
+		if err := json.Unmarshal(text, &list); err != nil {
+			t.Fatalf("read path infos: %v", err)
+		}
+		for _, o := range list {
+			objects[o.Path] = o.object
+		}
+	} else if err := json.Unmarshal(text, &objects); err != nil {
+		t.Fatalf("read path infos: %v", err)
+	}
+	for path, o := range objects {
+		slices.Sort(o.References)
+		if age := time.Since(time.Unix(o.RegistrationTime, 0)); age < -time.Minute || age > time.Hour {
+			t.Errorf("%s was registered %v ago", path, age)
+		}
+		o.RegistrationTime = 0
+		objects[path] = o
+	}
+	return objects
+}
+
+// take makes a snapshot of a side's store.
+func take(t *testing.T, s *side) *snapshot {
+	t.Helper()
+	snap := &snapshot{
+		objects: pathInfos(t, s.scene, s.store),
+		files:   map[string][]string{},
+		outputs: map[string][]string{},
+		logs:    map[string]string{},
+	}
+	for path := range snap.objects {
+		snap.files[path] = walk(t, s.store+path)
+		if strings.HasSuffix(path, ".drv") {
+			snap.outputs[path] = derivationOutputs(t, s.store+path)
+		}
+	}
+	for _, name := range names(t, filepath.Join(s.store, "nix/store")) {
+		if _, valid := snap.objects["/nix/store/"+name]; !valid && name != ".links" {
+			snap.strays = append(snap.strays, name)
+		}
+	}
+	snap.state = stateFiles(t, s.store)
+	snap.readLogs(t, filepath.Join(s.store, "nix/var/log/nix/drvs"))
+	return snap
+}
+
+// walk describes every file of a tree: kind, permissions, time, owner and what
+// is in it as far as one line can say.
+func walk(t *testing.T, root string) []string {
+	t.Helper()
+	var lines []string
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		stat := info.Sys().(*syscall.Stat_t)
+		line := fmt.Sprintf("%q %v mtime=%d.%09d owner=%d:%d", strings.TrimPrefix(path, root), info.Mode(),
+			stat.Mtim.Sec, stat.Mtim.Nsec, stat.Uid, stat.Gid)
+		switch {
+		case info.Mode().IsRegular():
+			line += fmt.Sprintf(" size=%d", info.Size())
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			line += fmt.Sprintf(" to=%q", target)
+		}
+		lines = append(lines, line)
+		return nil
+	})
+	if err != nil {
+		t.Errorf("a valid path is not readable: %v", err)
+	}
+	return lines
+}
+
+// derivationOutputs has the output paths that stand at the head of a derivation
+// file.
+func derivationOutputs(t *testing.T, file string) []string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, _, _ := strings.Cut(strings.TrimPrefix(string(text), "Derive(["), "]")
+	var outputs []string
+	for _, word := range strings.Split(head, `"`) {
+		if strings.HasPrefix(word, "/nix/store/") {
+			outputs = append(outputs, word)
+		}
+	}
+	return outputs
+}
+
+// readLogs reads the log directory of a store, in which the first two characters
+// of a derivation's name are a directory.
+func (snap *snapshot) readLogs(t *testing.T, dir string) {
+	t.Helper()
+	for _, prefix := range names(t, dir) {
+		for _, rest := range names(t, filepath.Join(dir, prefix)) {
+			data, err := os.ReadFile(filepath.Join(dir, prefix, rest))
+			if err != nil {
+				t.Fatal(err)
+			}
+			name, compressed := strings.CutSuffix(rest, ".bz2")
+			// Nix leaves an empty file where it was killed or gave up early.
+			if compressed && len(data) > 0 {
+				if data, err = io.ReadAll(bzip2.NewReader(bytes.NewReader(data))); err != nil {
+					t.Errorf("log %s%s: %v", prefix, rest, err)
+				}
+			}
+			snap.logs["/nix/store/"+prefix+name] = string(data)
+		}
+	}
+}
+
+// names are the names in a directory, none if it does not exist.
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// verify lets real Nix check a store with all its contents.
+func verify(t *testing.T, scene *testenv.Scene, store string) {
+	t.Helper()
+	o := run(t, sceneCommand(scene, "nix-store", "--store", store, "--verify", "--check-contents"))
+	if o.exit != 0 {
+		t.Errorf("nix-store --verify --check-contents: exit %d\n%s", o.exit, o.stderr)
+	}
+	for line := range strings.Lines(o.stderr) {
+		if strings.Contains(line, "error") || strings.Contains(line, "disappeared") || strings.Contains(line, "modified") {
+			t.Errorf("nix-store --verify --check-contents: %s", line)
+		}
+	}
+}
+
+// lasting are the parts of the state directory that a program may add files to
+// which stay: the database, logs, roots, and locks that are there to be locked.
+var lasting = []string{
+	"nix/var/nix/db", "nix/var/log", "nix/var/nix/gcroots", "nix/var/nix/profiles", "nix/var/nix/gc.lock",
+	"nix/var/nix/gc-socket", "nix/var/nix/userpool", "nix/var/nix/userpool2",
+}
+
+// stateFiles are the files in the state directory of a store that only a running
+// program has: locks, sessions, temporary roots, build directories.
+func stateFiles(t *testing.T, store string) []string {
+	t.Helper()
+	var files []string
+	err := filepath.WalkDir(filepath.Join(store, "nix/var"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(store, path)
+		switch {
+		case err != nil:
+			return err
+		case slices.Contains(lasting, rel):
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+		case !d.IsDir():
+			files = append(files, rel)
+		case filepath.Base(filepath.Dir(path)) == "builds":
+			files = append(files, rel+"/")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return files
+}

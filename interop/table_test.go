@@ -1,0 +1,79 @@
+//go:build linux
+
+package interop
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// facts are what is compared of every case, in the order of the table's columns.
+var facts = []string{"exit", "printed", "paths", "NAR", "refs", "deriver", "files", "log", "store"}
+
+// A row is a derivation of a case with how it came out.
+type row struct {
+	derivation string
+	exits      string
+	differ     map[string]bool // the facts that differ
+	objects    int             // valid paths compared
+	failed     bool
+}
+
+// A report collects the rows of a run. It is safe for concurrent use.
+type report struct {
+	mu   sync.Mutex
+	rows []row
+}
+
+var table report
+
+func (r *report) add(rows ...row) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rows = append(r.rows, rows...)
+}
+
+// String is the table, or nothing if no case ran.
+func (r *report) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.rows) == 0 {
+		return ""
+	}
+	slices.SortFunc(r.rows, func(a, b row) int { return strings.Compare(a.derivation, b.derivation) })
+	width := len("derivation")
+	for i, row := range r.rows {
+		if len(row.derivation) > 60 {
+			row.derivation = row.derivation[:57] + "..."
+			r.rows[i] = row
+		}
+		width = max(width, len(row.derivation))
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%-*s  %9s", width, "derivation", "nix/kiln")
+	for _, fact := range facts[1:] {
+		fmt.Fprintf(&b, "  %s", fact)
+	}
+	fmt.Fprintf(&b, "  %s\n", "objects")
+	failed := 0
+	for _, row := range r.rows {
+		fmt.Fprintf(&b, "%-*s  %9s", width, row.derivation, row.exits)
+		for _, fact := range facts[1:] {
+			sign := "="
+			if row.differ[fact] {
+				sign = "≠"
+			}
+			fmt.Fprintf(&b, "  %-*s", len(fact), sign)
+		}
+		fmt.Fprintf(&b, "  %7d", row.objects)
+		if row.failed {
+			failed++
+			b.WriteString("  FAILED")
+		}
+		b.WriteByte('\n')
+	}
+	fmt.Fprintf(&b, "%d derivations, %d as with real Nix, %d not\n", len(r.rows), len(r.rows)-failed, failed)
+	return b.String()
+}

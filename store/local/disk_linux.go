@@ -1,0 +1,18 @@
+package local
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// allocate gives an empty file size bytes of disk.
+func allocate(f *os.File, size int64) error {
+	return unix.Fallocate(int(f.Fd()), 0, 0, size)
+}
+
+// syncFileSystem writes everything that the file system of an open file holds in
+// memory to the disk.
+func syncFileSystem(f *os.File) error {
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
+}

@@ -1,0 +1,204 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// schemaVersion is the version of the database and directories that all versions
+// of Nix since 2.0 share.
+const schemaVersion = 10
+
+// reservedSpace is the size in bytes of a file that a collector removes when the
+// disk is full, to have room for its own database writes (Nix: gc-reserved-space).
+const reservedSpace = 8 << 20
+
+// layout is the names of a store's directories and files.
+type layout struct {
+	store, state, log string
+}
+
+func (l layout) dbDir() string     { return filepath.Join(l.state, "db") }
+func (l layout) database() string  { return filepath.Join(l.state, "db", "db.sqlite") }
+func (l layout) schema() string    { return filepath.Join(l.state, "db", "schema") }
+func (l layout) bigLock() string   { return filepath.Join(l.state, "db", "big-lock") }
+func (l layout) reserved() string  { return filepath.Join(l.state, "db", "reserved") }
+func (l layout) tempRoots() string { return filepath.Join(l.state, "temproots") }
+func (l layout) gcLock() string    { return filepath.Join(l.state, "gc.lock") }
+func (l layout) gcSocket() string  { return filepath.Join(l.state, "gc-socket", "socket") }
+func (l layout) sessions() string  { return filepath.Join(l.state, "kiln", "sessions") }
+func (l layout) links() string     { return filepath.Join(l.store, ".links") }
+func (l layout) directories() []string {
+	return []string{
+		l.store, l.links(), l.dbDir(),
+		filepath.Join(l.state, "gcroots", "per-user"), filepath.Join(l.state, "profiles", "per-user"), l.tempRoots(),
+	}
+}
+
+// create makes the directories that are missing.
+func (l layout) create(buildGroup int) error {
+	for _, dir := range l.directories() {
+		if err := makeDirs(dir, 0o755); err != nil {
+			return explain(err)
+		}
+	}
+	if buildGroup > 0 && os.Geteuid() == 0 {
+		if err := l.openToGroup(buildGroup); err != nil {
+			return fmt.Errorf("give store directory to the build users' group: %w", err)
+		}
+	}
+	for _, dir := range []string{l.store, l.dbDir(), l.tempRoots()} {
+		if err := writable(dir); err != nil {
+			return explain(err)
+		}
+	}
+	return nil
+}
+
+// openToGroup lets build users make files in the store directory, but not touch
+// those of others. It is what Nix demands of the directory.
+func (l layout) openToGroup(gid int) error {
+	const mode = fs.ModeSticky | 0o775
+	info, err := os.Lstat(l.store)
+	if err != nil {
+		return err
+	}
+	if owner(l.store) != 0 || group(info) != gid {
+		if err := os.Lchown(l.store, 0, gid); err != nil {
+			return err
+		}
+	} else if info.Mode()&(fs.ModePerm|fs.ModeSticky|fs.ModeSetuid|fs.ModeSetgid) == mode {
+		return nil
+	}
+	return os.Chmod(l.store, mode)
+}
+
+// makeDirs makes a directory and those above it, with permissions that the
+// process's umask has no part in.
+func makeDirs(dir string, perm fs.FileMode) error {
+	err := os.Mkdir(dir, perm)
+	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+		if err := makeDirs(filepath.Dir(dir), 0o755); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, perm)
+	}
+	if err == nil {
+		return os.Chmod(dir, perm)
+	}
+	if info, serr := os.Stat(dir); serr == nil && info.IsDir() {
+		return nil
+	}
+	return err
+}
+
+// checkSymlinks refuses a store directory whose files are somewhere else than
+// its path says.
+func (l layout) checkSymlinks() error {
+	for dir := l.store; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		info, err := os.Lstat(dir)
+		if err != nil {
+			return err
+		}
+		if info.Mode()&fs.ModeSymlink != 0 {
+			return fmt.Errorf("the path '%s' is a symlink; this is not allowed for the Nix store and its parent directories", dir)
+		}
+	}
+	return nil
+}
+
+// reserve makes the file that a collector removes first. It does without where
+// there is no room for it.
+func (l layout) reserve() {
+	f, err := os.OpenFile(l.reserved(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return
+	}
+	err = allocate(f, reservedSpace)
+	if cerr := f.Close(); err != nil || cerr != nil {
+		_ = os.Remove(l.reserved())
+	}
+}
+
+// version reads the version of the store's schema, 0 for a store that is yet to
+// be made.
+func (l layout) version() (int, error) {
+	text, err := os.ReadFile(l.schema())
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, explain(err)
+	}
+	v, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || v <= 0 {
+		return 0, fmt.Errorf("'%s' is corrupt: it should have the number %d in it", l.schema(), schemaVersion)
+	}
+	return v, nil
+}
+
+// checkVersion refuses every schema but the one that this package knows.
+func (l layout) checkVersion(v int) error {
+	switch {
+	case v > schemaVersion:
+		return fmt.Errorf("current Nix store schema is version %d, but only version %d is supported: the store in '%s' was made by a newer version of Nix",
+			v, schemaVersion, l.state)
+	case v < schemaVersion:
+		return fmt.Errorf("current Nix store schema is version %d, but only version %d is supported: upgrade the store in '%s' with Nix, for example by nix-store --init",
+			v, schemaVersion, l.state)
+	}
+	return nil
+}
+
+// writeVersion marks the store as complete.
+func (l layout) writeVersion() error {
+	temp := l.schema() + ".tmp-" + strconv.Itoa(os.Getpid())
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return explain(err)
+	}
+	_, err = f.WriteString(strconv.Itoa(schemaVersion))
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(temp, l.schema())
+	}
+	if err != nil {
+		_ = os.Remove(temp)
+	}
+	return explain(err)
+}
+
+// explain adds to an error of a file what a person can do about it.
+func explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	var path string
+	if p := (*fs.PathError)(nil); errors.As(err, &p) {
+		path = p.Path
+	} else if l := (*os.LinkError)(nil); errors.As(err, &l) {
+		path = l.New
+	}
+	switch {
+	case isFull(err):
+		return fmt.Errorf("%w: free some space there, for example by collecting garbage", err)
+	case isReadOnly(err):
+		return fmt.Errorf("%w: mount the file system writable, or choose a store elsewhere", err)
+	case errors.Is(err, fs.ErrPermission):
+		whose := ""
+		for dir := path; dir != "" && whose == ""; dir = filepath.Dir(dir) {
+			if uid := owner(dir); uid >= 0 {
+				whose = fmt.Sprintf("'%s' belongs to user %d, and this is user %d: ", dir, uid, os.Geteuid())
+			} else if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+		return fmt.Errorf("%w: %srun as its owner, connect to the daemon that runs as its owner, or choose a store of your own", err, whose)
+	}
+	return err
+}

@@ -1,0 +1,142 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/store"
+	"zombiezen.com/go/sqlite"
+)
+
+// unknownRealisation is the error for an output of which nothing is known.
+type unknownRealisation struct{ output string }
+
+func (e *unknownRealisation) Error() string {
+	return fmt.Sprintf("it is not known what '%s' is", e.output)
+}
+func (e *unknownRealisation) Unwrap() error { return store.ErrNotFound }
+
+var errNoRealisations = errors.New("the store has no tables for realisations: open it with the feature 'ca-derivations'")
+
+// A realisation is one row of the table that the store has for them. The tables
+// differ in what they call a derivation, and in whether they have the object's
+// key or its path.
+var (
+	selectRealisation = map[realisationLayout]string{
+		legacyRealisations: `select v.path, r.signatures, r.id from Realisations r join ValidPaths v on v.id = r.outputPath
+			where r.drvPath = ? and r.outputName = ? order by r.id limit 1`,
+		buildTrace: `select outputPath, signatures, id from BuildTraceV3 where drvPath = ? and outputName = ? order by id limit 1`,
+	}
+	insertRealisation = map[realisationLayout]string{
+		legacyRealisations: `insert into Realisations (drvPath, outputName, signatures, outputPath)
+			values (?, ?, ?, (select id from ValidPaths where path = ?))`,
+		buildTrace: `insert into BuildTraceV3 (drvPath, outputName, signatures, outputPath) values (?, ?, ?, ?)`,
+	}
+	updateRealisation = map[realisationLayout]string{
+		legacyRealisations: `update Realisations set signatures = ? where id = ?`,
+		buildTrace:         `update BuildTraceV3 set signatures = ? where id = ?`,
+	}
+)
+
+// Realisation implements store.RealisationStore. In a store that has the tables
+// of Nix before 2.35, the derivation has to be valid.
+func (s *Store) Realisation(ctx context.Context, id nix.DrvOutput) (*nix.Realisation, error) {
+	if s.realisations == noRealisations {
+		return nil, &unknownRealisation{s.printOutput(id)}
+	}
+	key, err := s.realisationKey(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	var found *nix.Realisation
+	err = s.db.read(ctx, func(c *sqlite.Conn) (err error) {
+		found, _, err = s.findRealisation(c, key, id)
+		return err
+	})
+	if err == nil && found == nil {
+		err = &unknownRealisation{s.printOutput(id)}
+	}
+	return found, err
+}
+
+// RegisterRealisation implements store.RealisationStore. What an output has been
+// stays; registering the same again adds signatures, and something else is an
+// error. The object must be valid.
+func (s *Store) RegisterRealisation(ctx context.Context, r *nix.Realisation) error {
+	if err := s.changes(); err != nil {
+		return err
+	}
+	if s.realisations == noRealisations {
+		return fmt.Errorf("register realisation of '%s': %w", s.printOutput(r.ID), errNoRealisations)
+	}
+	key, err := s.realisationKey(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	return s.db.write(ctx, func(c *sqlite.Conn) error {
+		err := s.insertRealisation(c, key, r)
+		if err != nil {
+			return fmt.Errorf("register realisation of '%s': %w", s.printOutput(r.ID), err)
+		}
+		return nil
+	})
+}
+
+func (s *Store) insertRealisation(c *sqlite.Conn, key string, r *nix.Realisation) error {
+	found, row, err := s.findRealisation(c, key, r.ID)
+	if err != nil {
+		return err
+	}
+	if found == nil {
+		if id, err := s.id(c, r.OutPath); err != nil {
+			return err
+		} else if id == 0 {
+			return s.notValid(r.OutPath)
+		}
+		return query(c, insertRealisation[s.realisations], nil,
+			key, string(r.ID.Output), orNull(strings.Join(r.Signatures, " ")), s.opts.StoreDir.Join(r.OutPath))
+	}
+	if found.OutPath != r.OutPath {
+		return fmt.Errorf("it is known to be '%s', not '%s'", s.opts.StoreDir.Join(found.OutPath), s.opts.StoreDir.Join(r.OutPath))
+	}
+	all := slices.Compact(slices.Sorted(slices.Values(slices.Concat(found.Signatures, r.Signatures))))
+	return query(c, updateRealisation[s.realisations], nil, orNull(strings.Join(all, " ")), row)
+}
+
+// findRealisation gives what is known of an output, nil for nothing, and its row.
+func (s *Store) findRealisation(c *sqlite.Conn, key string, id nix.DrvOutput) (found *nix.Realisation, row int64, err error) {
+	err = query(c, selectRealisation[s.realisations], func(stmt *sqlite.Stmt) error {
+		p, err := s.opts.StoreDir.Parse(stmt.ColumnText(0))
+		found, row = &nix.Realisation{ID: id, OutPath: p, Signatures: strings.Fields(stmt.ColumnText(1))}, stmt.ColumnInt64(2)
+		return err
+	}, key, string(id.Output))
+	return found, row, err
+}
+
+// realisationKey is what the table calls a derivation.
+func (s *Store) realisationKey(ctx context.Context, id nix.DrvOutput) (string, error) {
+	if s.realisations == buildTrace {
+		return string(id.Drv), nil
+	}
+	if err := s.mustBeValid(ctx, id.Drv); err != nil {
+		return "", err
+	}
+	drv, err := s.loadDerivation(ctx, id.Drv)
+	if err != nil {
+		return "", err
+	}
+	legacy, err := s.hasher.LegacyRealisationID(ctx, drv, id.Output)
+	if err != nil {
+		return "", err
+	}
+	key, _, _ := strings.Cut(legacy, "!")
+	return key, nil
+}
+
+func (s *Store) printOutput(id nix.DrvOutput) string {
+	return s.opts.StoreDir.Join(id.Drv) + "^" + string(id.Output)
+}

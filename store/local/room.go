@@ -1,0 +1,148 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/kilnbuild/kiln/internal/dirfd"
+	"github.com/kilnbuild/kiln/internal/rmtree"
+)
+
+// tempRoom is a directory in the store directory that nobody else can look into.
+// Everything that is to become an object, or was one, passes through it. It is
+// made when it is first needed, and locked as long as the process lives, because
+// collectors leave "tmp-" directories alone that are.
+type tempRoom struct {
+	store *Store
+
+	mu    sync.Mutex
+	path  string
+	dir   *os.File // nil while there is none
+	count int
+	ended bool
+}
+
+func (r *tempRoom) init(s *Store) { r.store = s }
+
+// open gives the directory and a name in it that nobody uses. The descriptor is
+// good until the store is closed.
+func (r *tempRoom) open() (dir int, name string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended {
+		return -1, "", errClosed
+	}
+	if r.dir == nil {
+		if err := r.create(); err != nil {
+			return -1, "", fmt.Errorf("create temporary directory in the store: %w", explain(err))
+		}
+	}
+	r.count++
+	return int(r.dir.Fd()), strconv.Itoa(r.count), nil
+}
+
+func (r *tempRoom) create() error {
+	for {
+		path := filepath.Join(r.store.layout.store, fmt.Sprintf("tmp-%d-%d", os.Getpid(), rand.Uint32()))
+		if exists(path) {
+			continue
+		}
+		if err := r.store.journal.note(transientOwned, path); err != nil {
+			return err
+		}
+		dir, err := lockedDirectory(path)
+		if err == nil && dir != nil {
+			r.path, r.dir = path, dir
+			return nil
+		}
+		if derr := r.store.journal.done(transientOwned, path); err != nil || derr != nil {
+			return errors.Join(err, derr)
+		}
+	}
+}
+
+// lockedDirectory makes a directory and locks it. The result is nil if a
+// collector was faster.
+func lockedDirectory(path string) (*os.File, error) {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return nil, err
+	}
+	dir, err := os.OpenFile(path, os.O_RDONLY|openNoFollow, 0)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(path))
+	}
+	linked := false
+	if err = flock(dir, lockExclusive); err == nil {
+		linked, err = isLinked(dir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, dir.Close(), os.Remove(path))
+	}
+	if !linked {
+		return nil, dir.Close()
+	}
+	return dir, nil
+}
+
+// close removes the directory.
+func (r *tempRoom) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+	if r.dir == nil {
+		return nil
+	}
+	err := rmtree.RemoveTree(r.path)
+	if err == nil {
+		err = r.store.journal.done(transientOwned, r.path)
+	}
+	return errors.Join(err, r.dir.Close())
+}
+
+// TempDir is a directory on the file system of the store, for what is to be moved
+// into the store. Nobody but the store's owner can look into it, and collectors
+// leave it alone.
+type TempDir struct {
+	path string
+	dir  int
+	name string
+}
+
+// TempDir makes a temporary directory, with mode 0700. The caller closes it
+// before the store.
+func (s *Store) TempDir(ctx context.Context) (*TempDir, error) {
+	if err := s.changes(); err != nil {
+		return nil, err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	dir, name, err := s.room.open()
+	if err != nil {
+		return nil, err
+	}
+	if err := dirfd.Mkdir(dir, name, 0o700); err != nil {
+		return nil, fmt.Errorf("create temporary directory in the store: %w", explain(err))
+	}
+	return &TempDir{path: filepath.Join(s.room.path, name), dir: dir, name: name}, nil
+}
+
+// Path is the directory's absolute path.
+func (d *TempDir) Path() string { return d.path }
+
+// Close removes the directory with everything that is in it.
+func (d *TempDir) Close() error {
+	if err := rmtree.RemoveAt(d.dir, d.name); err != nil {
+		return fmt.Errorf("remove temporary directory '%s': %w", d.path, err)
+	}
+	return nil
+}
