@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"os"
 
@@ -42,7 +41,7 @@ func (c *configuration) attemptSettings() build.Settings {
 		SandboxFallback:    s.SandboxFallback && s.Overridden("sandbox-fallback"),
 		SandboxBuildDir:    s.SandboxBuildDir,
 		SandboxShmSize:     s.SandboxDevShmSize,
-		BuildDir:           cmp.Or(s.BuildDir, c.local.Build),
+		BuildDir:           c.buildDir(),
 		System:             s.System,
 		Cores:              s.Cores,
 		FilterSyscalls:     s.FilterSyscalls,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -132,6 +133,9 @@ func (g *globals) configure() (*configuration, error) {
 	return c, nil
 }
 
+// buildDir has the build directories.
+func (c *configuration) buildDir() string { return cmp.Or(c.settings.BuildDir, c.local.Build) }
+
 // open opens the configured store. The caller closes it.
 func (c *configuration) open(ctx context.Context, readOnly bool) (*local.Store, error) {
 	dir, err := nix.ParseStoreDir(c.local.Store)
@@ -143,7 +147,11 @@ func (c *configuration) open(ctx context.Context, readOnly bool) (*local.Store, 
 		RealStoreDir:    c.local.Real,
 		StateDir:        c.local.State,
 		LogDir:          c.local.Log,
+		ScratchDirs:     []string{c.buildDir()},
 		ReadOnly:        readOnly,
+		AllowSymlinks:   c.settings.AllowSymlinkedStore,
+		CADerivations:   c.settings.ExperimentalFeatures.Has("ca-derivations"),
+		Warn:            func(err error) { fmt.Fprintf(os.Stderr, "warning: %v\n", err) },
 		FsyncMetadata:   c.settings.FsyncMetadata,
 		FsyncStorePaths: c.settings.FsyncStorePaths,
 		UseSQLiteWAL:    c.settings.UseSQLiteWAL,

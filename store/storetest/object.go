@@ -133,7 +133,9 @@ func EvilArchives(t testing.TB) map[string][]byte {
 	file := words("(", "type", "regular", "contents", "x", ")")
 	link := words("(", "type", "symlink", "target", "/etc", ")")
 	entry := func(name, node string) string { return words("entry", "(", "name", name, "node") + node + words(")") }
-	dir := func(entries ...string) string { return words("(", "type", "directory") + strings.Join(entries, "") + words(")") }
+	dir := func(entries ...string) string {
+		return words("(", "type", "directory") + strings.Join(entries, "") + words(")")
+	}
 	whole := func(node string) []byte { return []byte(words("nix-archive-1") + node) }
 
 	evil := map[string][]byte{

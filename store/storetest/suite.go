@@ -184,12 +184,16 @@ func testWrongClaims(t *testing.T, s store.Store) {
 	o := Built(t, s.Dir(), "x", false)
 	text := Text(t, s.Dir(), "text", "content")
 	for name, change := range map[string]func() Object{
-		"hash":        func() Object { o := o; o.Info.NARHash = nix.HashBytes(nix.SHA256, nil); return o },
-		"size":        func() Object { o := o; o.Info.NARSize++; return o },
-		"content":     func() Object { o := o; o.NAR = bytes.Replace(o.NAR, []byte("#!"), []byte("!#"), 1); return o },
-		"cut off":     func() Object { o := o; o.NAR = o.NAR[:len(o.NAR)-8]; return o },
-		"path of ca":  func() Object { o := o; o.Info.CA = text.Info.CA; return o },
-		"other bytes": func() Object { c := text; c.NAR, c.Info.NARHash, c.Info.NARSize = o.NAR, o.Info.NARHash, o.Info.NARSize; return c },
+		"hash":       func() Object { o := o; o.Info.NARHash = nix.HashBytes(nix.SHA256, nil); return o },
+		"size":       func() Object { o := o; o.Info.NARSize++; return o },
+		"content":    func() Object { o := o; o.NAR = bytes.Replace(o.NAR, []byte("#!"), []byte("!#"), 1); return o },
+		"cut off":    func() Object { o := o; o.NAR = o.NAR[:len(o.NAR)-8]; return o },
+		"path of ca": func() Object { o := o; o.Info.CA = text.Info.CA; return o },
+		"other bytes": func() Object {
+			c := text
+			c.NAR, c.Info.NARHash, c.Info.NARSize = o.NAR, o.Info.NARHash, o.Info.NARSize
+			return c
+		},
 		"executable": func() Object {
 			c := archived(Archive(t, Node{Executable: true, Content: "content"}))
 			c.Info.Path, c.Info.CA = text.Info.Path, text.Info.CA
