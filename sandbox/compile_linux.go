@@ -17,9 +17,6 @@ type Facts struct {
 	Privileged bool
 	// LandlockABI is the version of Landlock that the kernel has, 0 for none.
 	LandlockABI int
-	// IgnoredSignals has a bit for each signal that the launcher ignores, from
-	// signal 1 in the lowest: they would stay ignored across an exec.
-	IgnoredSignals uint64
 }
 
 func call(name string, number uintptr) program.Call { return program.Call{Name: name, Number: number} }
@@ -243,14 +240,14 @@ func (c *compiler) end() {
 	c.p.Add("execute "+s.Path, call("execve", unix.SYS_EXECVE), program.String(s.Path), program.Strings(s.Args), program.Strings(s.Env))
 }
 
-// signals gives every signal its default meaning and unblocks all of them. What
-// has a handler loses it in the clone or in the exec.
+// signals gives every signal its default meaning and unblocks all of them: what
+// the launcher ignores, because whoever started it did, would stay ignored.
 func (c *compiler) signals() {
-	for sig := range 64 {
-		if c.f.IgnoredSignals>>sig&1 == 0 || sig+1 == int(unix.SIGKILL) || sig+1 == int(unix.SIGSTOP) {
+	for sig := 1; sig <= 64; sig++ {
+		if sig == int(unix.SIGKILL) || sig == int(unix.SIGSTOP) {
 			continue
 		}
-		c.p.Add("", call("rt_sigaction", unix.SYS_RT_SIGACTION), program.Number(sig+1), program.Bytes(make([]byte, 32), "{SIG_DFL}"), program.Null, program.Number(8))
+		c.p.Add("", call("rt_sigaction", unix.SYS_RT_SIGACTION), program.Number(sig), program.Bytes(make([]byte, 32), "{SIG_DFL}"), program.Null, program.Number(8))
 	}
 	c.p.Add("", call("rt_sigprocmask", unix.SYS_RT_SIGPROCMASK), program.Named(uint(unix.SIG_SETMASK), "SIG_SETMASK"),
 		program.Bytes(make([]byte, 8), "[]"), program.Null, program.Number(8))

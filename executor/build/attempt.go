@@ -83,7 +83,7 @@ func (m *Machine) isolation(ctx context.Context, a *Attempt, s *Settings) (mode 
 	case s.Sandbox == SandboxRelaxed && (!kind.IsPure() || a.Options.NoChroot):
 		return sandbox.None, "", nil
 	case a.Options.NoChroot:
-		return "", "", nix.BuildErrorf(nix.StatusInputRejected,
+		return "", "", nix.BuildErrorf(nix.StatusMiscFailure,
 			"derivation '%s' has '__noChroot' set, but that's not allowed when 'sandbox' is 'true'", drv)
 	case !s.SandboxFallback:
 		return sandbox.Full, "", nil

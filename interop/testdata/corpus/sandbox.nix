@@ -12,7 +12,7 @@ in
 {
   identity = case "user, group, host name, umask, limits" (script "identity" { } ''
     { id -u; id -g; id -G; hostname; umask; ulimit -c; cat /etc/passwd /etc/group /etc/hosts; } > $out
-    grep -E '^(Uid|Gid|Groups|NoNewPrivs|Seccomp|CapEff|CapPrm|CapInh|CapAmb|SigIgn|SigBlk):' /proc/self/status >> $out
+    grep -E '^(Uid|Gid|Groups|NoNewPrivs|Seccomp|CapEff|CapPrm|CapInh|CapAmb|SigBlk):' /proc/self/status >> $out
   '');
 
   places = case "directories and their modes" (script "places" { } ''
