@@ -92,6 +92,7 @@ func TestCancelledGoalIsNotFoundAgain(t *testing.T) {
 		go func() { done <- rs[0].await(ctx, testKey, slow) }()
 		synctest.Wait()
 		leave()
+		synctest.Wait()
 		// While the old goal cleans up, somebody asks for the same.
 		if out := rs[1].await(t.Context(), testKey, func(context.Context) outcome { return built() }); out.err != nil {
 			t.Errorf("the new request got the end of the old one: %v", out.err)
