@@ -25,9 +25,9 @@ func report(s *Spec, f Facts) Report {
 	r.user(s)
 	r.layer("root directory", choose(wanted, "pivot_root", host), choose(full, "pivot_root", host), s.Fallback)
 	if full {
-		r.layer("inputs", "read-only", "read-only", fmt.Sprintf("%d of %d binds are read-only", readOnly(s.Mounts), binds(s.Mounts)))
+		r.layer("bind mounts", "read-only", "read-only", fmt.Sprintf("%d read-only, %d writable because asked for", readOnly(s.Mounts), binds(s.Mounts)-readOnly(s.Mounts)))
 	} else {
-		r.layer("inputs", choose(wanted, "read-only", host), host, s.Fallback)
+		r.layer("bind mounts", choose(wanted, "read-only", host), host, s.Fallback)
 	}
 	sets := s.ruleSets()
 	filter := choose(sets != 0, "filter", "none")

@@ -152,7 +152,7 @@ func carryOut(j *job) {
 		return
 	}
 	c := child{q: q}
-	err, stage := c.start(mem, j.fds)
+	stage, err := c.start(mem, j.fds)
 	syscall.Munmap(mem)
 	closeAll(j.fds)
 	if err != nil {
@@ -177,12 +177,12 @@ type child struct {
 
 // start clones and does the launcher's part of the set-up up to the moment at
 // which the child goes its own way.
-func (c *child) start(mem []byte, fds []int) (err error, stage uint64) {
+func (c *child) start(mem []byte, fds []int) (stage uint64, err error) {
 	var pipes [6]int
 	for i := 0; i < len(pipes); i += 2 {
 		if err := syscall.Pipe2(pipes[i:i+2], syscall.O_CLOEXEC); err != nil {
 			closeAll(pipes[:i])
-			return err, StagePipe
+			return StagePipe, err
 		}
 	}
 	c.goRead, c.goWrite, c.readyRead, c.readyWrite, c.errRead, c.errWrite = pipes[0], pipes[1], pipes[2], pipes[3], pipes[4], pipes[5]
@@ -202,7 +202,7 @@ func (c *child) start(mem []byte, fds []int) (err error, stage uint64) {
 	})
 	if !ok {
 		closeAll(pipes[:])
-		return syscall.EINVAL, StageProgram
+		return StageProgram, syscall.EINVAL
 	}
 
 	// The kernel writes the descriptor into the program's memory, which does not
@@ -221,17 +221,17 @@ func (c *child) start(mem []byte, fds []int) (err error, stage uint64) {
 	closeAll([]int{c.goRead, c.readyWrite, c.errWrite})
 	if errno != 0 {
 		closeAll([]int{c.goWrite, c.readyRead, c.errRead})
-		return errno, StageClone
+		return StageClone, errno
 	}
 	c.pid = int(pid)
 	if c.q.MapIDs != 0 {
 		if err := c.mapIDs(); err != nil {
 			c.abandon()
-			return err, StageIDMap
+			return StageIDMap, err
 		}
 	}
 	c.release()
-	return nil, 0
+	return 0, nil
 }
 
 // release lets the child go on. It may be gone already: then the error pipe has

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 	"github.com/kilnbuild/kiln/internal/rmtree"
 	"github.com/kilnbuild/kiln/internal/testenv"
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/nar"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/storetest"
 	"go.uber.org/goleak"
@@ -68,19 +70,23 @@ func options(t testing.TB, root string) Options {
 	return o
 }
 
-// open opens a store. If the test does not close it, its end does; then nothing
-// may be left in it that is not valid.
+// opened counts the stores that tests have open, by state directory.
+var opened = make(map[string]int)
+
+// open opens a store. If the test does not close it, its end does; when the last
+// one of a directory is closed, nothing may be left in it that is not valid.
 func open(t testing.TB, o Options) *Store {
 	t.Helper()
 	s, err := Open(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	opened[o.StateDir]++
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
-		if !o.ReadOnly {
+		if opened[o.StateDir]--; opened[o.StateDir] == 0 {
 			checkTidy(t, o)
 		}
 	})
@@ -306,4 +312,11 @@ func TestSuiteAsOrdinaryUser(t *testing.T) {
 			return open(t, o)
 		})
 	}
+}
+
+// hashTree gives the hash and size of the archive of a tree.
+func hashTree(path string) (nix.Hash, int64, error) {
+	sum := sha256.New()
+	size, err := nar.Dump(sum, path, nar.DumpOptions{})
+	return nix.SumHash(nix.SHA256, sum), size, err
 }
