@@ -1,10 +1,13 @@
+//go:build amd64 || arm64
+
 package launcher
 
 import "syscall"
 
 const sysClone3 = 435
 
-// oldClone is clone(2), whose order of arguments depends on the architecture.
+// oldClone is clone(2). The order of its arguments depends on the architecture,
+// but not that of those which are used here.
 //
 //go:nosplit
 //go:norace
