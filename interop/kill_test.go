@@ -273,6 +273,9 @@ func (k *killer) said() string {
 func (k *killer) mustBuild(what string, drvs ...string) {
 	k.t.Helper()
 	k.mark("go", true)
+	// The builder may be another user this time, who cannot write to a file of the
+	// last one.
+	k.mark("started", false)
 	if o := run(k.t, k.command(drvs...)); o.exit != 0 {
 		k.t.Fatalf("%s: the build exits with %d:\n%s", what, o.exit, o.stderr)
 	}

@@ -166,8 +166,7 @@ func (s *session) round(who string, flags, env []string, owner int) error {
 	if s.run != "" {
 		words = append(words, "-run="+s.run)
 	}
-	// Only what the tests make is to be in their TMPDIR, not what go makes.
-	cmd := s.command(append(env, "TMPDIR="+tmp, "GOTMPDIR="+s.dir), append(words, s.packages...)...)
+	cmd := s.command(append(env, "TMPDIR="+tmp), append(words, s.packages...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

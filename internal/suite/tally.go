@@ -101,6 +101,18 @@ func (t *tally) read(r io.Reader, w io.Writer) error {
 	}
 }
 
+// withoutProgress is a test's output without the lines that only say that it
+// started, paused or went on.
+func withoutProgress(output string) string {
+	var b strings.Builder
+	for line := range strings.Lines(output) {
+		if !strings.HasPrefix(line, "=== ") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
 // cutLast splits a subtest's name from its parent's.
 func cutLast(test string) (parent, name string, ok bool) {
 	i := strings.LastIndexByte(test, '/')
@@ -119,7 +131,7 @@ func (t *tally) testEnded(w io.Writer, e event, run *testRun, get func(string) *
 	pkg := get("")
 	switch {
 	case e.Action == "fail":
-		fmt.Fprintf(w, "---- %s %s\n%s", e.Package, e.Test, run.output.String())
+		fmt.Fprintf(w, "---- %s\n%s", short(e.Package), withoutProgress(run.output.String()))
 		if run.children > 0 && run.failed > 0 {
 			return
 		}
@@ -150,7 +162,7 @@ func (t *tally) packageEnded(w io.Writer, e event, run *testRun) {
 			t.failed++
 			run.counts[1]++
 			t.failures = append(t.failures, t.who+": "+short(e.Package))
-			fmt.Fprintf(w, "---- %s\n%s", e.Package, run.output.String())
+			fmt.Fprintf(w, "---- %s\n%s", short(e.Package), withoutProgress(run.output.String()))
 		}
 	}
 	fmt.Fprintf(w, "%s  %-44s %6.1fs  %4d passed", verdict, short(e.Package), e.Elapsed, run.counts[0])

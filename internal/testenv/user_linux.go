@@ -48,7 +48,7 @@ func AsOrdinaryUser(t *testing.T) bool {
 	cmd.Args[0] = filepath.Base(os.Args[0])
 	cmd.ExtraFiles = []*os.File{self}
 	cmd.Dir = home
-	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, "USER=ordinary", "LOGNAME=ordinary", "XDG_RUNTIME_DIR=")
+	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, "GOTMPDIR=", "USER=ordinary", "LOGNAME=ordinary", "XDG_RUNTIME_DIR=")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: ordinaryID, Gid: ordinaryID},
 		Pdeathsig:  syscall.SIGKILL,

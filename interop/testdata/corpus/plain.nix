@@ -100,16 +100,4 @@ with import ./lib.nix;
     why = "independent derivations of one request";
     build = [ (script "two-at-once-a" { } "sleep 0.2; echo a > $out") (script "two-at-once-b" { } "sleep 0.2; echo b > $out") ];
   };
-
-  checked = {
-    why = "a second build that gives the same";
-    build = [ (script "checked" { } "echo same > $out") ];
-    runs = [ { } { flags = [ "--check" ]; } ];
-  };
-
-  checked-and-different = {
-    why = "a second build that gives something else, with the exit status that is for this";
-    build = [ (script "checked-and-different" { } "echo $NIX_BUILD_CORES > $out") ];
-    runs = [ { } { flags = [ "--check" ]; options.cores = "2"; exit = 104; says = [ "may not be deterministic" ]; } ];
-  };
 }
