@@ -71,6 +71,9 @@ var rules = []rule{
 	{call: "socket", errno: unix.EPERM, only: rulesKernel, when: []condition{{arg: 1, mask: 0xf, want: unix.SOCK_RAW,
 		and: &condition{arg: 0, mask: allBits, want: unix.AF_NETLINK, not: true}}}},
 
+	// The packet sockets of before there was AF_PACKET, in any family.
+	{call: "socket", errno: unix.EPERM, only: rulesKernel, when: []condition{{arg: 1, mask: 0xf, want: unix.SOCK_PACKET}}},
+
 	{call: "unshare", errno: unix.EPERM, only: rulesUserNS, when: []condition{{arg: 0, mask: unix.CLONE_NEWUSER, want: unix.CLONE_NEWUSER}}},
 	{call: "clone", errno: unix.EPERM, only: rulesUserNS, when: []condition{{arg: 0, mask: unix.CLONE_NEWUSER, want: unix.CLONE_NEWUSER}}},
 	// clone3 has its flags in memory, where a filter cannot look; told that it does

@@ -20,7 +20,7 @@ const look = `
 echo '== status';  cat /proc/1/status
 echo '== mounts';  cat /proc/self/mountinfo
 echo '== limits';  cat /proc/1/limits
-echo '== files';   ls -l /proc/1/fd | grep ' -> ' | sed 's/.* \([0-9]* ->\)/\1/'
+echo '== files';   ls -l /proc/1/fd 2>/dev/null | grep ' -> ' | sed 's/.* \([0-9]* ->\)/\1/'
 echo '== pids';    ls /proc | grep '^[0-9]*$'
 echo '== cwd';     pwd
 echo '== uname';   uname -n; cat /proc/sys/kernel/domainname; uname -m; uname -r
