@@ -30,9 +30,7 @@ func scan(ctx context.Context, path string, candidates []string, onInode func(*n
 	}
 	tee := newTee(ctx, digest, finder)
 	size, err := nar.Dump(tee, path, nar.DumpOptions{Inode: onInode, MakeReadable: true})
-	if cerr := tee.Close(); err == nil {
-		err = cerr
-	}
+	tee.Close()
 	if err != nil {
 		return scanned{}, err
 	}
@@ -45,17 +43,16 @@ func scan(ctx context.Context, path string, candidates []string, onInode func(*n
 
 // tee gives everything that is written to it to a hash and to a second writer.
 // Small amounts are handled where they are; from the first large write on, the
-// second writer has a goroutine of its own, so that hashing and scanning a large
-// file take two cores. Memory is bounded by teeBuffers blocks.
+// hash has a goroutine of its own, so that a large file is read and scanned on one
+// core while it is hashed on another. Memory is bounded by teeBuffers blocks.
 type tee struct {
-	ctx     context.Context
-	first   hash.Hash
-	second  io.Writer
-	n       int64
-	blocks  chan *[]byte // to the goroutine; nil while there is none
-	spare   sync.Pool
-	done    chan struct{}
-	failure error // of the goroutine, once done is closed
+	ctx    context.Context
+	hash   hash.Hash
+	second io.Writer
+	n      int64
+	blocks chan *[]byte // to the goroutine; nil while there is none
+	spare  sync.Pool
+	done   chan struct{}
 }
 
 const (
@@ -63,14 +60,14 @@ const (
 	teeBuffers   = 8
 )
 
-func newTee(ctx context.Context, first hash.Hash, second io.Writer) *tee {
-	return &tee{ctx: ctx, first: first, second: second}
+func newTee(ctx context.Context, hash hash.Hash, second io.Writer) *tee {
+	return &tee{ctx: ctx, hash: hash, second: second}
 }
 
 func (t *tee) Write(p []byte) (int, error) {
 	t.n += int64(len(p))
 	if t.blocks == nil && t.n < teeThreshold {
-		t.first.Write(p)
+		t.hash.Write(p)
 		return t.second.Write(p)
 	}
 	if err := context.Cause(t.ctx); err != nil {
@@ -85,8 +82,7 @@ func (t *tee) Write(p []byte) (int, error) {
 	}
 	*block = append((*block)[:0], p...)
 	t.blocks <- block
-	t.first.Write(p)
-	return len(p), nil
+	return t.second.Write(p)
 }
 
 func (t *tee) start() {
@@ -95,20 +91,16 @@ func (t *tee) start() {
 	go func() {
 		defer close(t.done)
 		for block := range t.blocks {
-			if t.failure == nil {
-				_, t.failure = t.second.Write(*block)
-			}
+			t.hash.Write(*block)
 			t.spare.Put(block)
 		}
 	}()
 }
 
-// Close waits until everything has been seen by both.
-func (t *tee) Close() error {
-	if t.blocks == nil {
-		return nil
+// Close waits until everything has been hashed.
+func (t *tee) Close() {
+	if t.blocks != nil {
+		close(t.blocks)
+		<-t.done
 	}
-	close(t.blocks)
-	<-t.done
-	return t.failure
 }
