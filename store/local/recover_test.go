@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -411,7 +410,6 @@ func testKill(t *testing.T, rounds int) {
 		var workers []*exec.Cmd
 		for range 1 + round%2 {
 			cmd := player(t, "worker", root)
-			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 			cmd.Stderr = os.Stderr
 			out, err := cmd.StdoutPipe()
 			if err == nil {
