@@ -118,6 +118,9 @@ func (l *Launcher) Start(ctx context.Context, s *Spec, stdio Stdio) (*Process, e
 	if s.Isolation == Full && s.Live != "" {
 		request.Siblings = 1
 	}
+	if s.Isolation == None {
+		request.KillGroup = 1 // in a pid namespace the kernel does it
+	}
 	proc, err := l.launch(ctx, s.Name, p, request, descriptors)
 	if err != nil {
 		return nil, err
@@ -143,6 +146,30 @@ func (l *Launcher) Run(ctx context.Context, p *program.Program, descriptors ...*
 		err = fmt.Errorf("run program of system calls: it ended with %v", exit)
 	}
 	return err
+}
+
+// KillUser kills every process of a user that no program of ours but one may run
+// as: what a program without isolation has left behind may be in any session. It
+// needs privilege.
+func (l *Launcher) KillUser(ctx context.Context, uid int) error {
+	if uid <= 0 {
+		return fmt.Errorf("kill processes of user %d: not a user of its own", uid)
+	}
+	p := &program.Program{}
+	_, in := p.Add("wait for the launcher", call("read", unix.SYS_READ), program.GoFD, program.Bytes(make([]byte, 8), "buf"), program.Number(1))
+	in.Check, in.Want = true, 1
+	p.Add("become the user", call("setresuid", unix.SYS_SETRESUID), program.Number(uid), program.Number(uid), program.Number(uid))
+	_, in = p.Add("kill everything of the user", call("kill", unix.SYS_KILL), program.Number(-1), program.Named(uint(unix.SIGKILL), "SIGKILL"))
+	in.Tolerate = unix.ESRCH // there was nothing
+	proc, err := l.launch(ctx, "kill user", p, launcher.Request{}, nil)
+	if err == nil {
+		// It may count itself among what it kills.
+		_, err = proc.Wait(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("kill processes of user %d: %w", uid, err)
+	}
+	return nil
 }
 
 // launch sends a program to the launcher and waits until it has run to its end,

@@ -51,6 +51,9 @@ type Stdio struct {
 // UserNamespaces says that there are none.
 func (l *Launcher) UserNamespaces(context.Context) error { return errors.ErrUnsupported }
 
+// KillUser does nothing: here programs run as the user that kiln runs as.
+func (l *Launcher) KillUser(context.Context, int) error { return nil }
+
 // CanIsolate says that there is no isolation on this system.
 func (l *Launcher) CanIsolate(context.Context) error { return errors.ErrUnsupported }
 

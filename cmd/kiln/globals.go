@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/kilnbuild/kiln/executor/build"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/store/local"
@@ -142,7 +143,12 @@ func (c *configuration) open(ctx context.Context, readOnly bool) (*local.Store, 
 	if err != nil {
 		return nil, err
 	}
+	group, err := build.GroupID(c.settings.BuildUsersGroup)
+	if err != nil {
+		return nil, err
+	}
 	return local.Open(ctx, local.Options{
+		BuildUsersGroup: group,
 		StoreDir:        dir,
 		RealStoreDir:    c.local.Real,
 		StateDir:        c.local.State,

@@ -47,12 +47,22 @@ func (m *Machine) Run(ctx context.Context, a *Attempt, s *Settings) (_ *Result, 
 	}
 	defer func() { err = errors.Join(err, work.Remove()) }()
 
+	if mode == sandbox.None && !user.Own {
+		// Nobody but builders of ours has this user, and none of them runs now.
+		if err := m.Launcher.KillUser(ctx, user.UID); err != nil {
+			return nil, err
+		}
+	}
+
 	r := &run{machine: m, attempt: a, settings: s, user: user, work: work, isolation: mode, fallback: fallback}
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
 	result := &Result{Start: time.Now()}
 	err = r.build(ctx, result)
+	if mode == sandbox.None && !user.Own {
+		err = errors.Join(err, m.Launcher.KillUser(context.WithoutCancel(ctx), user.UID))
+	}
 	a.BuilderEnded()
 	if err == nil {
 		result.Outputs, err = r.register(ctx)
@@ -135,6 +145,11 @@ func (r *run) prepare(ctx context.Context) error {
 		dir: st.Dir(), realPath: st.RealPath, isolation: r.isolation, root: r.work.root, buildDir: r.work.inner, user: r.user,
 		userNamespace: userNS, shm: exists("/dev/shm"), kvm: exists("/dev/kvm"),
 	}
+	if r.isolation == sandbox.None {
+		if err := r.writeDirectly(ctx); err != nil {
+			return err
+		}
+	}
 	if r.isolation == sandbox.Full {
 		if p.sandboxPathClosure, err = r.sandboxPathClosure(ctx); err != nil {
 			return err
@@ -152,6 +167,26 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	r.spec.Fallback = r.fallback
 	return nil
+}
+
+// writeDirectly makes the store ready for a builder without a sandbox. An output
+// that is valid cannot be written again.
+func (r *run) writeDirectly(ctx context.Context) error {
+	st := r.machine.Store
+	if st.RealDir() != string(st.Dir()) {
+		return fmt.Errorf("cannot build '%s' without a sandbox: the files of this store are in '%s', where builders do not look for '%s'; set `sandbox = true`, or use a store without a root of its own",
+			st.Dir().Join(r.attempt.DrvPath), st.RealDir(), st.Dir())
+	}
+	paths := slices.Collect(maps.Values(r.scratch))
+	valid, err := st.ValidPaths(ctx, paths)
+	if err != nil {
+		return err
+	}
+	if len(valid) > 0 {
+		return fmt.Errorf("cannot build '%s' without a sandbox: its output '%s' is valid already, and would be overwritten",
+			st.Dir().Join(r.attempt.DrvPath), st.Dir().Join(valid[0]))
+	}
+	return r.work.Direct(paths)
 }
 
 // outputClosure gives the closure of those outputs of a derivation that are valid.

@@ -113,6 +113,19 @@ func NewUsers(c UsersConfig) (*Users, error) {
 	return u, nil
 }
 
+// GroupID is the id of the group of that name, 0 when there is none: the store
+// directory belongs to it where builders write to it themselves.
+func GroupID(name string) (int, error) {
+	if name == "" {
+		return 0, nil
+	}
+	group, err := findGroup("/etc/group", name)
+	if group == nil || err != nil {
+		return 0, err
+	}
+	return group.gid, nil
+}
+
 // Describe says in a few words where build users come from.
 func (u *Users) Describe() string {
 	switch {

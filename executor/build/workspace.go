@@ -1,12 +1,14 @@
 package build
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/kilnbuild/kiln/internal/rmtree"
@@ -25,8 +27,11 @@ type workspace struct {
 	// top is 0700 and ours, and keeps everybody out of inner, which is the
 	// builder's and may have anything in it, setuid programs included.
 	top, inner string
-	user       *User
-	keep       bool
+	// direct are the places of outputs that a builder without a sandbox writes to:
+	// the store itself.
+	direct []nix.StorePath
+	user   *User
+	keep   bool
 }
 
 // newWorkspace makes the directories. base has the build directories.
@@ -60,6 +65,15 @@ func newWorkspace(st *local.Store, drv nix.StorePath, base string, user *User, i
 	if err := os.Mkdir(w.top, 0o700); err != nil {
 		return nil, fmt.Errorf("create build directory: %w", err)
 	}
+	if !isolated && !user.Own {
+		// Without a sandbox the builder has to get here by the machine's paths. What
+		// it leaves is out of reach of all others but root.
+		w.inner = w.top
+		if err := os.Lchown(w.top, user.UID, user.GID); err != nil {
+			return nil, fmt.Errorf("give build directory to its user: %w", err)
+		}
+		return w, nil
+	}
 	w.inner = filepath.Join(w.top, "build")
 	if err := os.Mkdir(w.inner, 0o700); err != nil {
 		return nil, fmt.Errorf("create build directory: %w", err)
@@ -72,6 +86,42 @@ func newWorkspace(st *local.Store, drv nix.StorePath, base string, user *User, i
 		return nil, fmt.Errorf("give build directory to its user: %w", err)
 	}
 	return w, nil
+}
+
+// Direct lets the builder write outputs into the store itself, where nothing may be
+// yet. What does not become valid is removed again.
+func (w *workspace) Direct(outputs []nix.StorePath) error {
+	for _, p := range outputs {
+		if err := w.store.Note(local.TransientTree, w.store.RealPath(p)); err != nil {
+			return err
+		}
+		w.direct = append(w.direct, p)
+		if err := rmtree.RemoveTree(w.store.RealPath(p)); err != nil {
+			return fmt.Errorf("remove what an earlier build left: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeInvalid removes the outputs that were written into the store and did not
+// become valid.
+func (w *workspace) removeInvalid() error {
+	if len(w.direct) == 0 {
+		return nil
+	}
+	valid, err := w.store.ValidPaths(context.Background(), w.direct)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range w.direct {
+		if slices.Contains(valid, p) {
+			errs = append(errs, w.store.Done(local.TransientTree, w.store.RealPath(p)))
+		} else {
+			errs = append(errs, w.discard(w.store.RealPath(p)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // privateDirectory makes the directory of all build directories, or checks that
@@ -147,7 +197,7 @@ func (w *workspace) Keep() (string, error) {
 
 // Remove deletes what is not kept. The builder must be gone.
 func (w *workspace) Remove() error {
-	var errs []error
+	errs := []error{w.removeInvalid()}
 	if w.root != "" {
 		errs = append(errs, w.discard(filepath.Dir(w.root)))
 	}

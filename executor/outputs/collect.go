@@ -192,8 +192,11 @@ func (c *collector) finishInputAddressed(ctx context.Context, f *found) (*Collec
 		Path: f.Spec.Path, NARHash: f.scanned.narHash, NARSize: f.scanned.narSize, References: f.refs,
 		Deriver: c.job.DrvPath, Ultimate: true,
 	}
-	if err := c.store.Place(ctx, f.Actual, info.Path); err != nil {
-		return nil, err
+	// A builder without a sandbox wrote into the store itself.
+	if f.Actual != c.store.RealPath(info.Path) {
+		if err := c.store.Place(ctx, f.Actual, info.Path); err != nil {
+			return nil, err
+		}
 	}
 	return &Collected{Output: f.Name, Info: info}, nil
 }

@@ -77,6 +77,7 @@ type Request struct {
 	UIDMap     [3]uint64
 	GIDMap     [3]uint64
 	KeepGroups uint64 // not 0: leave setgroups allowed; needs privilege
+	KillGroup  uint64 // not 0: when the child ends, kill what is left of its process group
 }
 
 // Kinds of Reply.

@@ -255,6 +255,22 @@ func (c *child) wait(usage *syscall.Rusage) (status syscall.WaitStatus) {
 	}
 }
 
+// awaitEnd waits for the child's end and leaves it to be reaped.
+func (c *child) awaitEnd() {
+	const (
+		pPID    = 1
+		wExited = 4
+		wNoWait = 0x1000000
+	)
+	var info [128]byte // siginfo_t
+	for {
+		_, _, errno := syscall.Syscall6(syscall.SYS_WAITID, pPID, uintptr(c.pid), uintptr(unsafe.Pointer(&info)), wExited|wNoWait, 0, 0)
+		if errno != syscall.EINTR {
+			return
+		}
+	}
+}
+
 // finish hears how the set-up went, tells the client, and waits for the end.
 func (c *child) finish() {
 	namespaces := []int(nil)
@@ -285,6 +301,11 @@ func (c *child) finish() {
 	send(&Reply{ID: c.q.ID, Kind: Started, PID: uint64(c.pid)}, append([]int{c.pidfd}, namespaces...)...)
 	closeAll(append(namespaces, c.pidfd))
 
+	if c.q.KillGroup != 0 {
+		// While the child is not reaped nobody else can have its number.
+		c.awaitEnd()
+		syscall.Kill(-c.pid, syscall.SIGKILL)
+	}
 	var usage syscall.Rusage
 	status := c.wait(&usage)
 	send(&Reply{

@@ -121,7 +121,7 @@ func (s *Store) settle(ctx context.Context, t *received, object Registration, re
 	if err != nil || valid && !replace {
 		return err
 	}
-	if err := s.place(t.dir, t.name, object.Info.Path); err != nil {
+	if err := s.place(ctx, t.dir, t.name, object.Info.Path); err != nil {
 		return err
 	}
 	moved = true

@@ -26,6 +26,7 @@ type layout struct {
 func (l layout) dbDir() string     { return filepath.Join(l.state, "db") }
 func (l layout) database() string  { return filepath.Join(l.state, "db", "db.sqlite") }
 func (l layout) schema() string    { return filepath.Join(l.state, "db", "schema") }
+func (l layout) caSchema() string  { return filepath.Join(l.state, "db", "ca-schema") }
 func (l layout) bigLock() string   { return filepath.Join(l.state, "db", "big-lock") }
 func (l layout) reserved() string  { return filepath.Join(l.state, "db", "reserved") }
 func (l layout) tempRoots() string { return filepath.Join(l.state, "temproots") }
@@ -155,17 +156,18 @@ func (l layout) checkVersion(v int) error {
 	return nil
 }
 
-// writeVersion marks the store as complete.
-func (l layout) writeVersion() error {
-	temp := l.schema() + ".tmp-" + strconv.Itoa(os.Getpid())
+// writeVersion says in a file which version of a schema the store has. The file
+// appears with its content.
+func writeVersion(name string, v int) error {
+	temp := name + ".tmp-" + strconv.Itoa(os.Getpid())
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return explain(err)
 	}
-	_, err = f.WriteString(strconv.Itoa(schemaVersion))
+	_, err = f.WriteString(strconv.Itoa(v))
 	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(temp, l.schema())
+		err = os.Rename(temp, name)
 	}
 	if err != nil {
 		_ = os.Remove(temp)

@@ -43,11 +43,17 @@ type pathLock struct {
 // them locked. onWait, if not nil, is called once for each object that is waited
 // for, with its real path. The caller releases the locks.
 //
+// The objects become temporary roots: a collector that has never heard of an
+// object would take its lock file for garbage.
+//
 // Locks are taken in the order of the paths, so that two who want several never
 // wait for each other. Who already holds some and asks for more has to see to
 // that for himself.
 func (s *Store) LockPaths(ctx context.Context, paths []nix.StorePath, onWait func(path string)) (*PathLocks, error) {
 	if err := s.changes(); err != nil {
+		return nil, err
+	}
+	if err := s.roots.add(ctx, paths); err != nil {
 		return nil, err
 	}
 	sorted := slices.Clone(paths)

@@ -131,7 +131,7 @@ func (o *optimiser) file(dir int, name, path string, st *dirfd.Stat, depth int) 
 
 // replace puts a link to a known file into the place of the entry name of dir.
 func (o *optimiser) replace(dir int, name, path, key string, depth int) (replaced bool, err error) {
-	room, temp, err := o.store.room.open()
+	room, temp, err := o.store.room.open(o.ctx)
 	if err != nil {
 		return false, err
 	}

@@ -27,29 +27,29 @@ func (s *Store) Place(ctx context.Context, from string, p nix.StorePath) error {
 	if valid {
 		return fmt.Errorf("move '%s' to '%s': the latter is valid already", from, s.opts.StoreDir.Join(p))
 	}
-	return s.placePath(from, p)
+	return s.placePath(ctx, from, p)
 }
 
 // Replace is Place for an object that may be valid: its content is exchanged.
-func (s *Store) Replace(_ context.Context, from string, p nix.StorePath) error {
+func (s *Store) Replace(ctx context.Context, from string, p nix.StorePath) error {
 	if err := s.changes(); err != nil {
 		return err
 	}
-	return s.placePath(from, p)
+	return s.placePath(ctx, from, p)
 }
 
-func (s *Store) placePath(from string, p nix.StorePath) error {
+func (s *Store) placePath(ctx context.Context, from string, p nix.StorePath) error {
 	dir, name, err := dirfd.OpenParent(from)
 	if err != nil {
 		return fmt.Errorf("move '%s' to '%s': %w", from, s.opts.StoreDir.Join(p), err)
 	}
 	defer dirfd.Close(dir)
-	return s.place(dir, name, p)
+	return s.place(ctx, dir, name, p)
 }
 
 // place moves the entry name of dir into the place of p.
-func (s *Store) place(dir int, name string, p nix.StorePath) error {
-	err := s.move(dir, name, p)
+func (s *Store) place(ctx context.Context, dir int, name string, p nix.StorePath) error {
+	err := s.move(ctx, dir, name, p)
 	if isCrossDevice(err) {
 		err = fmt.Errorf("%w: it has to be on the file system of the store", err)
 	}
@@ -59,7 +59,7 @@ func (s *Store) place(dir int, name string, p nix.StorePath) error {
 	return nil
 }
 
-func (s *Store) move(dir int, name string, p nix.StorePath) error {
+func (s *Store) move(ctx context.Context, dir int, name string, p nix.StorePath) error {
 	into, final, err := dirfd.OpenParent(s.RealPath(p))
 	if err != nil {
 		return err
@@ -70,7 +70,7 @@ func (s *Store) move(dir int, name string, p nix.StorePath) error {
 	if err := dirfd.StatAt(dir, name, &before); err != nil {
 		return err
 	}
-	if err := s.clear(into, final); err != nil {
+	if err := s.clear(ctx, into, final); err != nil {
 		return err
 	}
 	if err := rename(dir, name, into, final, before.Type() == dirfd.Directory); err != nil {
@@ -88,7 +88,7 @@ func (s *Store) move(dir int, name string, p nix.StorePath) error {
 
 // clear makes room in the store directory. It moves away what is there, so that
 // nobody sees half of it.
-func (s *Store) clear(into int, final string) error {
+func (s *Store) clear(ctx context.Context, into int, final string) error {
 	var there dirfd.Stat
 	err := dirfd.StatAt(into, final, &there)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -97,7 +97,7 @@ func (s *Store) clear(into int, final string) error {
 	if err != nil {
 		return err
 	}
-	room, name, err := s.room.open()
+	room, name, err := s.room.open(ctx)
 	if err != nil {
 		return err
 	}

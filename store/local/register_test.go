@@ -25,7 +25,7 @@ func placed(t testing.TB, s *Store, o storetest.Object) Registration {
 	t.Helper()
 	r, err := s.receive(t.Context(), strings.NewReader(string(o.NAR)))
 	if err == nil {
-		err = s.place(r.dir, r.name, o.Info.Path)
+		err = s.place(t.Context(), r.dir, r.name, o.Info.Path)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -2,9 +2,9 @@ package local
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,12 +12,17 @@ import (
 
 	"github.com/kilnbuild/kiln/internal/dirfd"
 	"github.com/kilnbuild/kiln/internal/rmtree"
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/base32"
 )
 
 // tempRoom is a directory in the store directory that nobody else can look into.
 // Everything that is to become an object, or was one, passes through it. It is
-// made when it is first needed, and locked as long as the process lives, because
-// collectors leave "tmp-" directories alone that are.
+// made when it is first needed.
+//
+// Collectors have to leave it alone. Newer versions of Nix skip directories that
+// are called "tmp-" and are locked; those up to 2.8 do not. So it is called like
+// an object and is a temporary root, which every version respects.
 type tempRoom struct {
 	store *Store
 
@@ -32,14 +37,14 @@ func (r *tempRoom) init(s *Store) { r.store = s }
 
 // open gives the directory and a name in it that nobody uses. The descriptor is
 // good until the store is closed.
-func (r *tempRoom) open() (dir int, name string, err error) {
+func (r *tempRoom) open(ctx context.Context) (dir int, name string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended {
 		return -1, "", errClosed
 	}
 	if r.dir == nil {
-		if err := r.create(); err != nil {
+		if err := r.create(ctx); err != nil {
 			return -1, "", fmt.Errorf("create temporary directory in the store: %w", explain(err))
 		}
 	}
@@ -47,48 +52,37 @@ func (r *tempRoom) open() (dir int, name string, err error) {
 	return int(r.dir.Fd()), strconv.Itoa(r.count), nil
 }
 
-func (r *tempRoom) create() error {
-	for {
-		path := filepath.Join(r.store.layout.store, fmt.Sprintf("tmp-%d-%d", os.Getpid(), rand.Uint32()))
-		if exists(path) {
-			continue
-		}
-		if err := r.store.journal.note(transientOwned, path); err != nil {
-			return err
-		}
-		dir, err := lockedDirectory(path)
-		if err == nil && dir != nil {
-			r.path, r.dir = path, dir
-			return nil
-		}
-		if derr := r.store.journal.done(transientOwned, path); err != nil || derr != nil {
-			return errors.Join(err, derr)
-		}
+func (r *tempRoom) create(ctx context.Context) error {
+	var hash [20]byte
+	rand.Read(hash[:])
+	p := nix.StorePath(base32.EncodeToString(hash[:]) + "-tmp-" + strconv.Itoa(os.Getpid()))
+	if err := r.store.roots.add(ctx, []nix.StorePath{p}); err != nil {
+		return err
 	}
+	path := r.store.RealPath(p)
+	if err := r.store.journal.note(transientOwned, path); err != nil {
+		return err
+	}
+	dir, err := lockedDirectory(path)
+	if err != nil {
+		return errors.Join(err, r.store.journal.done(transientOwned, path))
+	}
+	r.path, r.dir = path, dir
+	return nil
 }
 
-// lockedDirectory makes a directory and locks it. The result is nil if a
-// collector was faster.
+// lockedDirectory makes a directory and locks it, so that it is known to be in
+// use.
 func lockedDirectory(path string) (*os.File, error) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return nil, err
 	}
 	dir, err := os.OpenFile(path, os.O_RDONLY|openNoFollow, 0)
-	if os.IsNotExist(err) {
-		return nil, nil
-	}
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(path))
 	}
-	linked := false
-	if err = flock(dir, lockExclusive); err == nil {
-		linked, err = isLinked(dir)
-	}
-	if err != nil {
+	if err := flock(dir, lockExclusive); err != nil {
 		return nil, errors.Join(err, dir.Close(), os.Remove(path))
-	}
-	if !linked {
-		return nil, dir.Close()
 	}
 	return dir, nil
 }
@@ -123,10 +117,7 @@ func (s *Store) TempDir(ctx context.Context) (*TempDir, error) {
 	if err := s.changes(); err != nil {
 		return nil, err
 	}
-	if err := context.Cause(ctx); err != nil {
-		return nil, err
-	}
-	dir, name, err := s.room.open()
+	dir, name, err := s.room.open(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -48,6 +48,10 @@ const createMigrations = `create table if not exists SchemaMigrations (migration
 // caMigration is what Nix 2.26 to 2.34 call the tables of caSchema.
 const caMigration = "20220326-ca-derivations"
 
+// caSchemaVersion is what Nix 2.8 calls them, in a file of their own. Without the
+// file it would want the store for itself alone, to make the tables again.
+const caSchemaVersion = 3
+
 // caSchema makes the tables for realisations as Nix 2.8 to 2.34 have them. (Nix
 // 2.35 adds one of its own, BuildTraceV3, when it needs it, and lets these be.)
 var caSchema = []string{

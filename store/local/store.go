@@ -154,7 +154,7 @@ func (s *Store) openForWriting(ctx context.Context) (err error) {
 		if err := s.db.write(ctx, func(c *sqlite.Conn) error { return execAll(c, schema) }); err != nil {
 			return err
 		}
-		if err := s.layout.writeVersion(); err != nil {
+		if err := writeVersion(s.layout.schema(), schemaVersion); err != nil {
 			return err
 		}
 	}
@@ -171,12 +171,16 @@ func (s *Store) prepareRealisations(ctx context.Context) error {
 	if err := s.db.read(ctx, find); err != nil || s.realisations != noRealisations || !s.opts.CADerivations {
 		return err
 	}
-	return s.db.write(ctx, func(c *sqlite.Conn) error {
+	err := s.db.write(ctx, func(c *sqlite.Conn) error {
 		if err := execAll(c, caSchema); err != nil {
 			return err
 		}
 		return find(c)
 	})
+	if err != nil || exists(s.layout.caSchema()) {
+		return err
+	}
+	return writeVersion(s.layout.caSchema(), caSchemaVersion)
 }
 
 // Close waits for logs to be compressed, removes what the store has for its own
