@@ -341,6 +341,7 @@ func (r *run) register(ctx context.Context) (map[nix.OutputName]nix.Realisation,
 	job := &outputs.Job{
 		DrvPath: a.DrvPath, DrvName: a.Drv.Name, Inputs: slices.Collect(maps.Keys(a.Closure)),
 		Owner: local.Owner{UID: r.user.UID, Count: 1, Own: r.user.Own}, DiscardReferences: a.Options.UnsafeDiscardReferences,
+		Checks: a.Options.Checks,
 	}
 	for _, name := range a.Drv.OutputNames() {
 		o := a.Drv.Outputs[name]

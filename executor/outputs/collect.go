@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/drvopts"
 	"github.com/kilnbuild/kiln/nix/nar"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/local"
@@ -40,6 +41,8 @@ type Job struct {
 	Owner local.Owner
 	// DiscardReferences names the outputs whose references are not looked for.
 	DiscardReferences map[nix.OutputName]bool
+	// Checks gives what an output has to comply with, nil for nothing.
+	Checks func(nix.OutputName) *drvopts.OutputChecks
 }
 
 // Collected is an output that is in its final place, read-only and canonical,
@@ -53,12 +56,13 @@ type Collected struct {
 // with every process that it started. The caller holds the locks of the final
 // paths that are known.
 //
-// A *nix.BuildError says that an output is not acceptable. For a fixed output
-// with another hash than stated, the result has the object that was made
-// nevertheless, under the path that follows from its content: it is true, only
-// not what was asked for.
-func Collect(ctx context.Context, st *local.Store, job *Job) ([]Collected, error) {
+// A *nix.BuildError says that an output is not acceptable: nothing of it is in the
+// store then. Only for a fixed output with another hash than stated, the result
+// has the object that was made nevertheless, under the path that follows from its
+// content: it is true, only not what was asked for.
+func Collect(ctx context.Context, st *local.Store, job *Job) (_ []Collected, err error) {
 	c := &collector{store: st, job: job, seen: make(map[nix.OutputName]*found)}
+	defer func() { err = errors.Join(err, c.clean()) }()
 	if err := c.examine(ctx); err != nil {
 		return nil, err
 	}
@@ -66,17 +70,39 @@ func Collect(ctx context.Context, st *local.Store, job *Job) ([]Collected, error
 	if err != nil {
 		return nil, err
 	}
-	var result []Collected
+	var all []*made
+	var mismatch error
 	for _, name := range order {
-		done, err := c.finish(ctx, c.seen[name])
-		if done != nil {
-			result = append(result, *done)
-		}
+		m, err := c.finish(ctx, c.seen[name])
 		if err != nil {
-			return result, err
+			return nil, err
+		}
+		if m != nil {
+			all = append(all, m)
+			mismatch = errors.Join(mismatch, m.mismatch)
 		}
 	}
-	return result, nil
+	if mismatch == nil {
+		if err := c.check(ctx, all); err != nil {
+			return nil, err
+		}
+	}
+	var result []Collected
+	for _, m := range all {
+		if err := c.place(ctx, m); err != nil {
+			return nil, err
+		}
+		result = append(result, m.Collected)
+	}
+	return result, mismatch
+}
+
+// made is an output that is a store object but for its place.
+type made struct {
+	Collected
+	from     string        // where it is
+	expected nix.StorePath // whose lock the caller holds
+	mismatch error         // it is not what was stated
 }
 
 // found is an output after the first look at it.
@@ -93,6 +119,16 @@ type collector struct {
 	store *local.Store
 	job   *Job
 	seen  map[nix.OutputName]*found
+	temps []*local.TempDir
+}
+
+// clean removes the directories that were made on the way.
+func (c *collector) clean() error {
+	var errs []error
+	for _, t := range c.temps {
+		errs = append(errs, t.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // examine makes every output canonical, hashes it and finds its references.
@@ -172,14 +208,17 @@ func (c *collector) order() ([]nix.OutputName, error) {
 	return order, err
 }
 
-// finish gives an output its final path.
-func (c *collector) finish(ctx context.Context, f *found) (*Collected, error) {
+// finish says what object an output is.
+func (c *collector) finish(ctx context.Context, f *found) (*made, error) {
 	if f.Valid {
 		return nil, nil
 	}
 	switch f.Spec.Kind {
 	case nix.InputAddressed:
-		return c.finishInputAddressed(ctx, f)
+		return &made{from: f.Actual, expected: f.Spec.Path, Collected: Collected{Output: f.Name, Info: nix.PathInfo{
+			Path: f.Spec.Path, NARHash: f.scanned.narHash, NARSize: f.scanned.narSize, References: f.refs,
+			Deriver: c.job.DrvPath, Ultimate: true,
+		}}}, nil
 	case nix.Fixed:
 		return c.finishFixed(ctx, f)
 	}
@@ -187,16 +226,25 @@ func (c *collector) finish(ctx context.Context, f *found) (*Collected, error) {
 		f.Name, c.store.Dir().Join(c.job.DrvPath), f.Spec.Kind)
 }
 
-func (c *collector) finishInputAddressed(ctx context.Context, f *found) (*Collected, error) {
-	info := nix.PathInfo{
-		Path: f.Spec.Path, NARHash: f.scanned.narHash, NARSize: f.scanned.narSize, References: f.refs,
-		Deriver: c.job.DrvPath, Ultimate: true,
-	}
+// place moves an output to where it belongs. If that is another path than was
+// expected, nobody holds its lock yet, and it may be valid already, which makes
+// ours superfluous.
+func (c *collector) place(ctx context.Context, m *made) error {
 	// A builder without a sandbox wrote into the store itself.
-	if f.Actual != c.store.RealPath(info.Path) {
-		if err := c.store.Place(ctx, f.Actual, info.Path); err != nil {
-			return nil, err
-		}
+	if m.from == c.store.RealPath(m.Info.Path) {
+		return nil
 	}
-	return &Collected{Output: f.Name, Info: info}, nil
+	if m.Info.Path == m.expected {
+		return c.store.Place(ctx, m.from, m.Info.Path)
+	}
+	lock, err := c.store.LockPaths(ctx, []nix.StorePath{m.Info.Path}, nil)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	valid, err := c.store.ValidPaths(ctx, []nix.StorePath{m.Info.Path})
+	if err != nil || len(valid) > 0 {
+		return err
+	}
+	return c.store.Place(ctx, m.from, m.Info.Path)
 }

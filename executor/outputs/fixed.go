@@ -43,7 +43,7 @@ func (c *collector) look(o *Produced) (shape, error) {
 // files are copied first: a builder of a fixed output had the network, and may
 // have handed a descriptor of them to somebody who is still there. Nobody has
 // one of the copies.
-func (c *collector) finishFixed(ctx context.Context, f *found) (_ *Collected, err error) {
+func (c *collector) finishFixed(ctx context.Context, f *found) (*made, error) {
 	drv := c.store.Dir().Join(c.job.DrvPath)
 	if f.Spec.Method == nix.Flat && (!f.shape.regular || f.shape.executable) {
 		return nil, nix.BuildErrorf(nix.StatusOutputRejected,
@@ -59,7 +59,7 @@ func (c *collector) finishFixed(ctx context.Context, f *found) (_ *Collected, er
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, temp.Close()) }()
+	c.temps = append(c.temps, temp)
 	fresh := filepath.Join(temp.Path(), "x")
 	copied, got, err := copyTree(ctx, f.Actual, fresh, f.Spec.Method, f.Spec.Hash.Algorithm())
 	if err != nil {
@@ -71,36 +71,14 @@ func (c *collector) finishFixed(ctx context.Context, f *found) (_ *Collected, er
 	if err != nil {
 		return nil, err
 	}
-	done := &Collected{Output: f.Name, Info: nix.PathInfo{
+	m := &made{from: fresh, expected: f.Spec.Path, Collected: Collected{Output: f.Name, Info: nix.PathInfo{
 		Path: path, NARHash: copied.narHash, NARSize: copied.narSize, Deriver: c.job.DrvPath, Ultimate: true, CA: ca,
-	}}
-	if err := c.place(ctx, fresh, path, f.Spec.Path); err != nil {
-		return nil, err
-	}
+	}}}
 	if got != f.Spec.Hash {
-		return done, nix.BuildErrorf(nix.StatusHashMismatch,
+		m.mismatch = nix.BuildErrorf(nix.StatusHashMismatch,
 			"hash mismatch in fixed-output derivation '%s':\n  specified: %s\n     got:    %s", drv, f.Spec.Hash.SRI(), got.SRI())
 	}
-	return done, nil
-}
-
-// place moves an output whose path was not known for certain before. If that
-// path is another one than expected, nobody holds its lock yet, and it may be
-// valid already, which makes ours superfluous.
-func (c *collector) place(ctx context.Context, from string, path, expected nix.StorePath) error {
-	if path == expected {
-		return c.store.Place(ctx, from, path)
-	}
-	lock, err := c.store.LockPaths(ctx, []nix.StorePath{path}, nil)
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
-	valid, err := c.store.ValidPaths(ctx, []nix.StorePath{path})
-	if err != nil || len(valid) > 0 {
-		return err
-	}
-	return c.store.Place(ctx, from, path)
+	return m, nil
 }
 
 // copyTree copies a tree into fresh inodes in canonical form, and gives the

@@ -25,8 +25,8 @@ in {
 
   # Much to hash, to scan and to give its final form.
   registering = (build "registering" { outputs = [ "out" "files" ]; } ''
-    head -c 100000000 /dev/zero > $out
-    mkdir $files; i=0; while [ $i -lt 4000 ]; do echo $i > $files/$i; i=$((i+1)); done
+    head -c 32000000 /dev/zero > $out
+    mkdir $files; i=0; while [ $i -lt 2000 ]; do echo $i > $files/$i; i=$((i+1)); done
     echo > /shared/started
   '').drvPath;
 

@@ -158,21 +158,29 @@ func (l layout) checkVersion(v int) error {
 
 // writeVersion says in a file which version of a schema the store has. The file
 // appears with its content.
-func writeVersion(name string, v int) error {
+func (s *Store) writeVersion(name string, v int) error {
 	temp := name + ".tmp-" + strconv.Itoa(os.Getpid())
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return explain(err)
+	if err := s.journal.note(TransientFile, temp); err != nil {
+		return err
 	}
-	_, err = f.WriteString(strconv.Itoa(v))
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	err := writeSynced(temp, strconv.Itoa(v))
 	if err == nil {
 		err = os.Rename(temp, name)
 	}
 	if err != nil {
 		_ = os.Remove(temp)
 	}
-	return explain(err)
+	return errors.Join(explain(err), s.journal.done(TransientFile, temp))
+}
+
+// writeSynced writes a file that is on the disk when it returns.
+func writeSynced(name, text string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 }
 
 // explain adds to an error of a file what a person can do about it.

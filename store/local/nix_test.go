@@ -18,7 +18,6 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/kilnbuild/kiln/internal/testenv"
 	"github.com/kilnbuild/kiln/nix"
-	"github.com/kilnbuild/kiln/nix/aterm"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/storetest"
 )
@@ -132,7 +131,11 @@ func checkPathInfo(t *testing.T, s *Store, root string, o storetest.Object) {
 	}
 	i := infos[0]
 	slices.Sort(i.References)
-	if i.Path != s.Dir().Join(o.Info.Path) || i.NarHash != o.Info.NARHash.String() || i.NarSize != o.Info.NARSize ||
+	hash, err := nix.ParseHash(i.NarHash) // releases differ in the encoding
+	if err != nil {
+		t.Error(err)
+	}
+	if i.Path != s.Dir().Join(o.Info.Path) || hash != o.Info.NARHash || i.NarSize != o.Info.NARSize ||
 		i.Deriver != s.Dir().Join(o.Info.Deriver) || i.Ultimate != o.Info.Ultimate ||
 		i.RegistrationTime != o.Info.RegistrationTime.Unix() || !slices.Equal(i.Signatures, o.Info.Signatures) ||
 		strings.Join(i.References, "\n") != full(s, o.Info.References...) {
@@ -470,10 +473,9 @@ func TestNixReadsRealisations(t *testing.T) {
 	if err := s.RegisterRealisation(t.Context(), &nix.Realisation{ID: nix.DrvOutput{Drv: p, Output: "out"}, OutPath: out.Info.Path}); err != nil {
 		t.Fatal(err)
 	}
-	got := realNix(t, rootOf(s), "nix-store", "--extra-experimental-features", "ca-derivations", "--query", "--outputs", s.Dir().Join(p))
+	got := realNix(t, rootOf(s), "nix-store", "--extra-experimental-features", "ca-derivations", "--realise", s.Dir().Join(p))
 	if want := full(s, out.Info.Path); got != want {
-		t.Errorf("nix-store --query --outputs: %q, want %q", got, want)
+		t.Errorf("nix-store --realise: %q, want %q", got, want)
 	}
 	nixVerifies(t, rootOf(s))
-	_ = aterm.Limits{}
 }

@@ -22,7 +22,8 @@ func (e *unknownRealisation) Unwrap() error { return store.ErrNotFound }
 
 var errNoRealisations = errors.New("the store has no tables for realisations: open it with the feature 'ca-derivations'")
 
-// A realisation is one row of the table that the store has for them. The tables
+// A realisation is one row of the table that the store has for them, with signatures
+// that Nix demands to be a text, if an empty one. The tables
 // differ in what they call a derivation, and in whether they have the object's
 // key or its path.
 var (
@@ -98,13 +99,13 @@ func (s *Store) insertRealisation(c *sqlite.Conn, key string, r *nix.Realisation
 			return s.notValid(r.OutPath)
 		}
 		return query(c, insertRealisation[s.realisations], nil,
-			key, string(r.ID.Output), orNull(strings.Join(r.Signatures, " ")), s.opts.StoreDir.Join(r.OutPath))
+			key, string(r.ID.Output), strings.Join(r.Signatures, " "), s.opts.StoreDir.Join(r.OutPath))
 	}
 	if found.OutPath != r.OutPath {
 		return fmt.Errorf("it is known to be '%s', not '%s'", s.opts.StoreDir.Join(found.OutPath), s.opts.StoreDir.Join(r.OutPath))
 	}
 	all := slices.Compact(slices.Sorted(slices.Values(slices.Concat(found.Signatures, r.Signatures))))
-	return query(c, updateRealisation[s.realisations], nil, orNull(strings.Join(all, " ")), row)
+	return query(c, updateRealisation[s.realisations], nil, strings.Join(all, " "), row)
 }
 
 // findRealisation gives what is known of an output, nil for nothing, and its row.

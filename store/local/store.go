@@ -54,6 +54,12 @@ var errReadOnly = errors.New("store was opened for reading only")
 func Open(ctx context.Context, opts Options) (_ *Store, err error) {
 	s := &Store{opts: opts.withDefaults()}
 	s.layout = layout{store: s.opts.RealStoreDir, state: s.opts.StateDir, log: s.opts.LogDir}
+	s.hasher = aterm.NewHasher(s.opts.StoreDir, s.loadDerivation, aterm.HasherOptions{})
+	s.journal.init(s)
+	s.roots.init(s)
+	s.room.init(s)
+	s.logs.init(s)
+	s.close = sync.OnceValue(s.shutdown)
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("open store '%s': %w", s.layout.store, err)
@@ -70,20 +76,8 @@ func Open(ctx context.Context, opts Options) (_ *Store, err error) {
 		err = s.openForWriting(ctx)
 	}
 	if err != nil {
-		if s.db != nil {
-			err = errors.Join(err, s.db.close())
-		}
-		if s.bigLock != nil {
-			s.bigLock.Close()
-		}
-		return nil, err
+		return nil, errors.Join(err, s.journal.close(), s.release())
 	}
-	s.hasher = aterm.NewHasher(s.opts.StoreDir, s.loadDerivation, aterm.HasherOptions{})
-	s.journal.init(s)
-	s.roots.init(s)
-	s.room.init(s)
-	s.logs.init(s)
-	s.close = sync.OnceValue(s.shutdown)
 	if !s.opts.ReadOnly {
 		if err := s.Recover(ctx); err != nil {
 			s.opts.Warn(err)
@@ -154,7 +148,7 @@ func (s *Store) openForWriting(ctx context.Context) (err error) {
 		if err := s.db.write(ctx, func(c *sqlite.Conn) error { return execAll(c, schema) }); err != nil {
 			return err
 		}
-		if err := writeVersion(s.layout.schema(), schemaVersion); err != nil {
+		if err := s.writeVersion(s.layout.schema(), schemaVersion); err != nil {
 			return err
 		}
 	}
@@ -180,7 +174,7 @@ func (s *Store) prepareRealisations(ctx context.Context) error {
 	if err != nil || exists(s.layout.caSchema()) {
 		return err
 	}
-	return writeVersion(s.layout.caSchema(), caSchemaVersion)
+	return s.writeVersion(s.layout.caSchema(), caSchemaVersion)
 }
 
 // Close waits for logs to be compressed, removes what the store has for its own
@@ -191,14 +185,22 @@ func (s *Store) Close() error { return s.close() }
 
 func (s *Store) shutdown() error {
 	s.logs.wait()
-	err := errors.Join(s.room.close(), s.roots.close(), s.journal.close(), s.db.close())
-	if s.bigLock != nil {
-		err = errors.Join(err, s.bigLock.Close())
-	}
+	err := errors.Join(s.room.close(), s.roots.close(), s.journal.close(), s.release())
 	if err != nil {
 		return fmt.Errorf("close store '%s': %w", s.layout.store, err)
 	}
 	return nil
+}
+
+// release gives back what a store has while it is open, as far as it has it.
+func (s *Store) release() (err error) {
+	if s.db != nil {
+		err = s.db.close()
+	}
+	if s.bigLock != nil {
+		err = errors.Join(err, s.bigLock.Close())
+	}
+	return err
 }
 
 // Dir is the logical store directory.

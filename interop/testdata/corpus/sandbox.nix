@@ -28,8 +28,7 @@ in
 
   network = case "only the loopback interface, and it is up" (script "network" { } ''
     tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' > $out
-    nc -l -p 2222 > got &
-    i=0; until echo through | nc 127.0.0.1 2222 || [ $i = 100 ]; do sleep 0.1; i=$((i+1)); done; wait; cat got >> $out
+    ifconfig lo | grep -oE 'addr:[0-9.]+|UP|RUNNING' >> $out
   '');
 
   processes = case "no process but the builder's own" (script "processes" { } "set -- /proc/[0-9]*; echo $# > $out; echo $$ >> $out; cat /proc/1/comm >> $out");
