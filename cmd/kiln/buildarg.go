@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -116,7 +115,7 @@ func readLimited(name string, limit int64) ([]byte, error) {
 	}
 	text, err := io.ReadAll(io.LimitReader(in, limit+1))
 	if err == nil && int64(len(text)) > limit {
-		err = errors.New("file is too large")
+		err = fmt.Errorf("it is larger than the limit of %d bytes", limit)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("'%s': %w", name, err)

@@ -258,10 +258,15 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 	if err != nil {
 		return r.stopped(err)
 	}
+	failed := r.exited(exit)
 	if err := takers.errs[0]; err != nil {
-		return fmt.Errorf("write build log: %w", err)
+		// A builder that failed as well says more: the disk is full for both.
+		if failed == nil {
+			return fmt.Errorf("write build log: %w", err)
+		}
+		a.Log.Event(nix.Event{Kind: nix.EventWarning, Path: a.DrvPath, Message: fmt.Sprintf("the log of '%s' is not complete: %v", a.DrvPath, err)})
 	}
-	return r.exited(exit)
+	return failed
 }
 
 // startFailed sorts out why there is no builder.
