@@ -44,9 +44,11 @@ type Namespace struct {
 	runner Runner
 	live   string // the live directory, on the machine
 
-	mu    sync.Mutex
-	mount *os.File // nil when closed
+	mount *os.File
 	user  *os.File // nil when the sandbox has no user namespace of its own
+
+	mu     sync.Mutex
+	closed bool
 }
 
 // NewNamespace takes the descriptors of a sibling namespace and, unless it is
@@ -60,14 +62,15 @@ func NewNamespace(runner Runner, live string, mount, user *os.File) *Namespace {
 func (n *Namespace) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var errs []error
-	for _, f := range []*os.File{n.mount, n.user} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
+	if n.closed {
+		return nil
 	}
-	n.mount, n.user = nil, nil
-	return errors.Join(errs...)
+	n.closed = true
+	err := n.mount.Close()
+	if n.user != nil {
+		err = errors.Join(err, n.user.Close())
+	}
+	return err
 }
 
 // Attach makes paths of the machine visible in the running sandbox, read-only.
@@ -82,24 +85,45 @@ func (n *Namespace) Attach(ctx context.Context, attachments ...Attachment) error
 	if len(attachments) == 0 {
 		return nil
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.mount == nil {
-		return errors.New("attach to sandbox: it is closed")
-	}
-	descriptors := []*os.File{n.mount}
-	if n.user != nil {
-		descriptors = append(descriptors, n.user)
-	}
 	p, err := attachProgram(n.live, n.user != nil, attachments)
 	if err != nil {
 		return err
 	}
+	// With descriptors of its own an attachment is not in the way of Close.
+	descriptors, err := n.duplicate()
+	if err != nil {
+		return fmt.Errorf("attach to sandbox: %w", err)
+	}
+	defer func() {
+		for _, f := range descriptors {
+			f.Close()
+		}
+	}()
 	err = n.runner.Run(ctx, p, descriptors...)
 	if errors.Is(err, unix.EEXIST) {
 		err = fmt.Errorf("%w: %w", ErrAttached, err)
 	}
 	return err
+}
+
+func (n *Namespace) duplicate() ([]*os.File, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil, errors.New("it has ended")
+	}
+	var files []*os.File
+	for _, f := range []*os.File{n.mount, n.user} {
+		if f == nil {
+			continue
+		}
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return files, err
+		}
+		files = append(files, os.NewFile(uintptr(fd), f.Name()))
+	}
+	return files, nil
 }
 
 // attachProgram is what Attach does. Descriptor 0 is the mount namespace,

@@ -10,7 +10,15 @@ const (
 	digestBlocks = 4         // that may wait for it
 )
 
-var blocks = sync.Pool{New: func() any { return new([]byte) }}
+var blocks = sync.Pool{New: func() any { b := make([]byte, 0, digestBlock); return &b }}
+
+// takeBlock gives an empty block of memory, which giveBlock takes back.
+func takeBlock() *[]byte { return blocks.Get().(*[]byte) }
+
+func giveBlock(b *[]byte) {
+	*b = (*b)[:0]
+	blocks.Put(b)
+}
 
 // digest is an io.Writer that feeds hashes. Short streams are hashed as they
 // come. From the second block on a goroutine does it, so that hashing and writing
@@ -33,10 +41,7 @@ func (d *digest) Write(p []byte) (int, error) {
 	}
 	for rest := p; len(rest) > 0; {
 		if d.block == nil {
-			d.block = blocks.Get().(*[]byte)
-			if cap(*d.block) == 0 {
-				*d.block = make([]byte, 0, digestBlock)
-			}
+			d.block = takeBlock()
 		}
 		b := *d.block
 		n := copy(b[len(b):cap(b)], rest)
@@ -62,8 +67,7 @@ func (d *digest) send() {
 			defer close(d.done)
 			for b := range d.queue {
 				d.feed(*b)
-				*b = (*b)[:0]
-				blocks.Put(b)
+				giveBlock(b)
 			}
 		}()
 	}
@@ -81,8 +85,7 @@ func (d *digest) wait() {
 	}
 	if d.block != nil {
 		d.feed(*d.block)
-		*d.block = (*d.block)[:0]
-		blocks.Put(d.block)
+		giveBlock(d.block)
 		d.block = nil
 	}
 }

@@ -2,6 +2,7 @@ package local
 
 import (
 	"bufio"
+	"bytes"
 	"compress/bzip2"
 	"context"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	encoder "github.com/dsnet/compress/bzip2"
@@ -81,8 +83,15 @@ func newLogReader(f *os.File) (io.ReadCloser, error) {
 type LogWriter struct {
 	store *Store
 	path  string
-	file  *os.File
+	file  *os.File // nil before anything is written
+	// text has all that was written, unless that is more than smallLog.
+	text []byte
+	size int64
 }
+
+// smallLog is the length of logs, in bytes, that are kept in memory to be
+// compressed. Most logs are shorter, and many are empty.
+const smallLog = 8 << 10
 
 // CreateLog begins the log of a derivation, and drops an earlier one. What is
 // written can be read at once. The caller closes the log, and the store later.
@@ -101,37 +110,95 @@ func (s *Store) createLog(drv nix.StorePath) (*LogWriter, error) {
 	if _, err := nix.ParseStorePath(string(drv)); err != nil {
 		return nil, err
 	}
-	path := s.logPath(drv)
-	// Of the two forms of a log the plain one counts, so it must not be there with
-	// the compressed one of another build.
-	if err := os.Remove(path + compressedSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeDirs(filepath.Dir(path), 0o755); err != nil {
+	w := &LogWriter{store: s, path: s.logPath(drv)}
+	s.logs.cancel(w.path)
+	for _, name := range []string{w.path, w.path + compressedSuffix} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	}
+	return w, nil
+}
+
+// Write adds to the log.
+func (w *LogWriter) Write(p []byte) (int, error) {
+	if w.file == nil && len(p) > 0 {
+		f, err := createLogFile(w.path)
+		if err != nil {
+			return 0, fmt.Errorf("write build log: %w", explain(err))
+		}
+		w.file = f
+	}
+	if w.size += int64(len(p)); w.size <= smallLog {
+		w.text = append(w.text, p...)
+	} else {
+		w.text = nil
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	return w.file.Write(p)
+}
+
+// createLogFile makes a new file, and the directory if it is missing.
+func createLogFile(name string) (*os.File, error) {
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	f, err := os.OpenFile(name, flags, 0o644)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = makeDirs(filepath.Dir(name), 0o755)
+	case errors.Is(err, fs.ErrExist): // somebody else's, begun after ours
+		err = os.Remove(name)
+	default:
+		return f, err
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &LogWriter{store: s, path: path, file: f}, nil
+	return os.OpenFile(name, flags, 0o644)
 }
 
-// Write adds to the log.
-func (w *LogWriter) Write(p []byte) (int, error) { return w.file.Write(p) }
+// emptyLog is the compressed form of nothing, as bzip2 writes it.
+const emptyLog = "BZh9\x17rE8P\x90\x00\x00\x00\x00"
 
 // Close ends the log. If logs are compressed, that happens later.
 func (w *LogWriter) Close() error {
-	if err := w.file.Close(); err != nil {
-		return fmt.Errorf("close build log: %w", err)
+	if err := w.close(); err != nil {
+		return fmt.Errorf("close build log: %w", explain(err))
 	}
-	if !w.store.opts.CompressLogs {
-		return nil
+	return nil
+}
+
+func (w *LogWriter) close() error {
+	compress := w.store.opts.CompressLogs
+	if w.file == nil {
+		name, text := w.path, ""
+		if compress {
+			name, text = w.path+compressedSuffix, emptyLog
+		}
+		f, err := createLogFile(name)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString(text)
+		return errors.Join(err, f.Close())
 	}
-	return w.store.logs.add(w.path)
+	written, err := w.file.Stat()
+	if err := errors.Join(err, w.file.Close()); err != nil || !compress {
+		return err
+	}
+	job := &compression{path: w.path, written: written}
+	if w.size <= smallLog {
+		job.text = w.text
+	}
+	return w.store.logs.add(job)
+}
+
+// compression is a log that is to be compressed.
+type compression struct {
+	path    string
+	written fs.FileInfo // the file that is to be replaced
+	text    []byte      // what is in it, nil if that is long
 }
 
 // compressor compresses logs, one after the other, on a goroutine that exists
@@ -140,24 +207,29 @@ type compressor struct {
 	store *Store
 
 	mu      sync.Mutex
-	queue   []string
+	queue   []*compression
+	current *compression // that the goroutine works at
 	running bool
+	next    sync.Cond // current has changed
 	idle    sync.WaitGroup
 
 	encoder *encoder.Writer // of the goroutine
 	buffer  *bufio.Writer
 }
 
-func (c *compressor) init(s *Store) { c.store = s }
+func (c *compressor) init(s *Store) {
+	c.store = s
+	c.next.L = &c.mu
+}
 
 // add compresses a log some time later.
-func (c *compressor) add(path string) error {
-	if err := c.store.journal.note(transientLog, path); err != nil {
+func (c *compressor) add(job *compression) error {
+	if err := c.store.journal.note(transientLog, job.path); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.queue = append(c.queue, path)
+	c.queue = append(c.queue, job)
 	if !c.running {
 		c.running = true
 		c.idle.Go(c.run)
@@ -165,23 +237,43 @@ func (c *compressor) add(path string) error {
 	return nil
 }
 
-func (c *compressor) run() {
-	for {
-		c.mu.Lock()
-		if len(c.queue) == 0 {
-			c.running = false
-			c.mu.Unlock()
-			return
+// cancel sees to it that nobody here works at a log.
+func (c *compressor) cancel(path string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, job := range c.queue {
+		if job.path == path {
+			c.queue = slices.Delete(c.queue, i, i+1)
+			c.done(job)
+			break
 		}
-		path := c.queue[0]
-		c.queue = c.queue[1:]
+	}
+	for c.current != nil && c.current.path == path {
+		c.next.Wait()
+	}
+}
+
+func (c *compressor) run() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.queue) > 0 {
+		job := c.queue[0]
+		c.queue, c.current = c.queue[1:], job
 		c.mu.Unlock()
-		if err := c.compress(path); err != nil {
+		if err := c.compress(job); err != nil {
 			c.store.opts.Warn(fmt.Errorf("compress build log: %w", explain(err)))
 		}
-		if err := c.store.journal.done(transientLog, path); err != nil {
-			c.store.opts.Warn(err)
-		}
+		c.done(job)
+		c.mu.Lock()
+		c.current = nil
+		c.next.Broadcast()
+	}
+	c.running = false
+}
+
+func (c *compressor) done(job *compression) {
+	if err := c.store.journal.done(transientLog, job.path); err != nil {
+		c.store.opts.Warn(err)
 	}
 }
 
@@ -192,31 +284,43 @@ func (c *compressor) wait() { c.idle.Wait() }
 // of memory is given back.
 const bigLog = 256 << 10
 
-func (c *compressor) compress(path string) (err error) {
-	in, err := os.Open(path)
+// compress puts the compressed form in the place of the plain one. As long as
+// both are there, the plain one is what everybody reads.
+func (c *compressor) compress(job *compression) error {
+	var in io.Reader = bytes.NewReader(job.text)
+	if job.text == nil {
+		f, err := os.Open(job.path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		in = f
+	}
+	name := job.path + compressedSuffix
+	out, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	temp := path + partSuffix
-	out, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	if err = errors.Join(c.encode(out, in), out.Close()); err == nil {
-		err = os.Rename(temp, path+compressedSuffix)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	if info.Size() > bigLog {
+	err = c.encode(out, in)
+	ours, serr := out.Stat()
+	err = errors.Join(err, serr, out.Close())
+	if job.written.Size() > bigLog {
 		c.encoder = nil
 	}
-	return os.Remove(path)
+	// Another process may have begun a log of the same derivation, or ended it.
+	if err != nil || !isFile(job.path, job.written) {
+		if ours != nil && isFile(name, ours) {
+			err = errors.Join(err, os.Remove(name))
+		}
+		return err
+	}
+	return os.Remove(job.path)
+}
+
+// isFile tells whether a name is that of a known file.
+func isFile(name string, known fs.FileInfo) bool {
+	now, err := os.Lstat(name)
+	return err == nil && os.SameFile(now, known)
 }
 
 // encode writes what it reads, compressed. The encoder is used again, since to make
@@ -239,19 +343,12 @@ func (c *compressor) encode(out io.Writer, in io.Reader) (err error) {
 	return errors.Join(err, c.buffer.Flush())
 }
 
-// partSuffix ends the name of a log that is being compressed.
-const partSuffix = compressedSuffix + ".part"
-
-// tidyLog is for a log whose compression a dead process has left: what is
-// complete stays, and one form of it.
+// tidyLog is for a log that a dead process was going to compress: the plain form
+// is complete, the other may not be.
 func tidyLog(dir int, name string) error {
-	err := dirfd.Unlink(dir, name+partSuffix)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	var st dirfd.Stat
-	if err := dirfd.StatAt(dir, name+compressedSuffix, &st); err != nil {
+	if err := dirfd.StatAt(dir, name, &st); err != nil {
 		return err
 	}
-	return dirfd.Unlink(dir, name)
+	return dirfd.Unlink(dir, name+compressedSuffix)
 }

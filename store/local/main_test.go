@@ -142,9 +142,6 @@ func checkTidy(t testing.TB, o Options) {
 		}
 	}
 	for _, name := range logNames(t, s) {
-		if strings.HasSuffix(name, ".part") {
-			t.Errorf("left of a log: %s", name)
-		}
 		if exists(name) && exists(name+compressedSuffix) {
 			t.Errorf("a log in two forms: %s", name)
 		}

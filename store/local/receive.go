@@ -98,7 +98,9 @@ func (t *received) hashFile(w io.Writer) (ok bool, err error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Mode()&0o100 != 0 {
 		return false, err
 	}
-	_, err = io.Copy(w, f)
+	block := takeBlock()
+	defer giveBlock(block)
+	_, err = io.CopyBuffer(w, struct{ io.Reader }{f}, (*block)[:cap(*block)])
 	return err == nil, err
 }
 

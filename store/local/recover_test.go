@@ -155,7 +155,7 @@ func TestRecover(t *testing.T) {
 	}
 	writeFiles(t, o.StateDir, map[string]string{"builds/1/build/x": "", "file": "", "temproots/1": "stale"})
 	writeFiles(t, o.RealStoreDir, map[string]string{"x.drv.chroot/root/x": "", "tmp-1-1/x": ""})
-	writeFiles(t, o.LogDir, map[string]string{"drvs/aa/b": "plain", "drvs/aa/b.bz2": "", "drvs/aa/c": "plain", "drvs/aa/c.bz2.part": ""})
+	writeFiles(t, o.LogDir, map[string]string{"drvs/aa/b": "plain", "drvs/aa/b.bz2": "", "drvs/aa/c.bz2": "compressed"})
 	busy, err := os.Open(o.RealStoreDir + "/tmp-1-1")
 	if err == nil {
 		err = flock(busy, lockExclusive)
@@ -194,8 +194,7 @@ func TestRecover(t *testing.T) {
 		o.RealStoreDir + "/gone.lock": false, s.RealPath(invalid.Info.Path): false, s.RealPath(valid.Info.Path): true,
 		s.RealPath(valid.Info.Path) + ".lock": false,
 		o.StateDir + "/builds/1":              false, o.StateDir + "/builds": true, o.StateDir + "/file": false, o.StateDir + "/temproots/1": false,
-		o.LogDir + "/drvs/aa/b": false, o.LogDir + "/drvs/aa/b.bz2": true,
-		o.LogDir + "/drvs/aa/c": true, o.LogDir + "/drvs/aa/c.bz2.part": false,
+		o.LogDir + "/drvs/aa/b": true, o.LogDir + "/drvs/aa/b.bz2": false, o.LogDir + "/drvs/aa/c.bz2": true,
 	} {
 		if exists(path) != want {
 			t.Errorf("%s exists: %t, want %t", path, !want, want)

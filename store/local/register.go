@@ -100,7 +100,8 @@ func (s *Store) insert(c *sqlite.Conn, infos []*nix.PathInfo, outputs []map[nix.
 				}
 				ids[r] = id
 			}
-			// A row that is there already is the same: its columns are its key.
+			// A row that is there already is the same: its columns are its key. To replace
+			// it, or to select the key while inserting, takes three times as long.
 			if err := query(c, "insert or ignore into Refs values (?, ?)", nil, ids[info.Path], id); err != nil {
 				return err
 			}
