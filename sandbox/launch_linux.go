@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"sync"
@@ -389,4 +388,3 @@ func exitOf(r *launcher.Reply) Exit {
 }
 
 var _ mountns.Runner = (*Launcher)(nil)
-var _ io.Closer = (*Launcher)(nil)

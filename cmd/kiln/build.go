@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/kilnbuild/kiln/executor"
 	"github.com/kilnbuild/kiln/nix"
@@ -127,20 +128,9 @@ func failures(dir nix.StoreDir, results []nix.BuildResult) error {
 		}
 	}
 	if len(failed) > 1 {
-		exit.err = fmt.Errorf("build of %s failed", joinComma(failed))
+		exit.err = fmt.Errorf("build of %s failed", strings.Join(failed, ", "))
 	}
 	return exit
-}
-
-func joinComma(words []string) string {
-	var s string
-	for i, w := range words {
-		if i > 0 {
-			s += ", "
-		}
-		s += w
-	}
-	return s
 }
 
 func dryRun(ctx context.Context, x *executor.Executor, st *local.Store, paths []nix.DerivedPath) error {

@@ -109,7 +109,7 @@ func TestCanonicaliseRefuses(t *testing.T) {
 		"socket":       {Owner{Own: true}, func(dir string) error { return syscall.Mknod(dir+"/x", syscall.S_IFSOCK|0o644, 0) }, "has an unsupported type"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := tempDir(t)
 			if err := test.make(dir); err != nil {
 				t.Fatal(err)
 			}
