@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/kilnbuild/kiln/internal/rmtree"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store/local"
 	"golang.org/x/sys/unix"
@@ -32,6 +33,12 @@ type scene struct {
 func newScene(t *testing.T) *scene {
 	t.Helper()
 	root := t.TempDir()
+	// Objects are read-only, which is in the way of the removal of a TempDir.
+	t.Cleanup(func() {
+		if err := rmtree.RemoveTree(filepath.Join(root, "nix")); err != nil {
+			t.Error(err)
+		}
+	})
 	st, err := local.Open(t.Context(), local.ChrootOptions(root))
 	if err != nil {
 		t.Fatal(err)

@@ -16,3 +16,9 @@ func allocate(f *os.File, size int64) error {
 func syncFileSystem(f *os.File) error {
 	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
 }
+
+// startWriting lets the kernel begin to write a file to the disk. It is no promise
+// of anything.
+func startWriting(f *os.File) {
+	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+}

@@ -3,7 +3,6 @@ package local
 import (
 	"errors"
 	"fmt"
-	"math"
 	"os"
 
 	"github.com/kilnbuild/kiln/internal/dirfd"
@@ -21,39 +20,36 @@ func (s *Store) sync(infos []*nix.PathInfo) error {
 		return fmt.Errorf("sync store objects: %w", err)
 	}
 	defer dir.Close()
-	budget := syncEach
-	for _, info := range infos {
-		if err = syncTree(int(dir.Fd()), string(info.Path), &budget); err != nil {
-			break
-		}
-	}
-	if errors.Is(err, errTooMany) {
-		if err = syncFileSystem(dir); !errors.Is(err, errors.ErrUnsupported) {
-			return wrapSync(err)
-		}
-		budget, err = math.MaxInt, nil
-		for _, info := range infos {
-			err = errors.Join(err, syncTree(int(dir.Fd()), string(info.Path), &budget))
-		}
-	}
-	if err == nil {
-		err = dir.Sync() // for the renames
-	}
-	return wrapSync(err)
-}
-
-func wrapSync(err error) error {
-	if err != nil {
+	if err := syncObjects(dir, infos); err != nil {
 		return fmt.Errorf("sync store objects: %w", err)
 	}
 	return nil
 }
 
+func syncObjects(dir *os.File, infos []*nix.PathInfo) error {
+	var w syncer
+	defer w.close()
+	for _, info := range infos {
+		err := w.tree(int(dir.Fd()), string(info.Path))
+		if errors.Is(err, errTooMany) {
+			return syncFileSystem(dir)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	// The directory of all of them last: it has the renames.
+	return errors.Join(w.sync(), dir.Sync())
+}
+
+// syncer holds files open that are to be synced.
+type syncer struct{ files []*os.File }
+
 var errTooMany = errors.New("too many files to sync one by one")
 
-// syncTree syncs a tree file by file, as long as there is budget.
-func syncTree(dir int, name string, budget *int) error {
-	if *budget--; *budget < 0 {
+// tree collects the files of a tree, and lets the kernel begin to write.
+func (w *syncer) tree(dir int, name string) error {
+	if len(w.files) == syncEach {
 		return errTooMany
 	}
 	var st dirfd.Stat
@@ -72,14 +68,30 @@ func syncTree(dir int, name string, budget *int) error {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
+	w.files = append(w.files, f)
 	if st.Type() == dirfd.Directory {
-		err := dirfd.List(fd, make([]byte, 4<<10), func(entry []byte, _ dirfd.Type) error {
-			return syncTree(fd, string(entry), budget)
+		return dirfd.List(fd, make([]byte, 4<<10), func(entry []byte, _ dirfd.Type) error {
+			return w.tree(fd, string(entry))
 		})
-		if err != nil {
+	}
+	// When the first one is waited for, the others are on their way: one commit of
+	// the file system's journal has them all.
+	startWriting(f)
+	return nil
+}
+
+// sync waits until all files are on the disk.
+func (w *syncer) sync() error {
+	for _, f := range w.files {
+		if err := f.Sync(); err != nil {
 			return err
 		}
 	}
-	return f.Sync()
+	return nil
+}
+
+func (w *syncer) close() {
+	for _, f := range w.files {
+		f.Close()
+	}
 }

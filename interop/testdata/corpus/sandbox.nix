@@ -60,8 +60,8 @@ in
 
   build-directory-elsewhere = {
     why = "another name for the build directory";
-    build = [ (script "build-directory-elsewhere" { } "pwd > $out; echo $NIX_BUILD_TOP $TMPDIR >> $out; echo x > x; ls -A /work/here >> $out") ];
-    options.sandbox-build-dir = "/work/here";
+    build = [ (script "build-directory-elsewhere" { } "pwd > $out; echo $NIX_BUILD_TOP $TMPDIR >> $out; echo x > x; ls -A /elsewhere/build >> $out") ];
+    options.sandbox-build-dir = "/elsewhere/build";
   };
 
   memory-limit = {
