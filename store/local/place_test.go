@@ -109,8 +109,9 @@ func TestCanonicaliseRefuses(t *testing.T) {
 		"socket":       {Owner{Own: true}, func(dir string) error { return syscall.Mknod(dir+"/x", syscall.S_IFSOCK|0o644, 0) }, "has an unsupported type"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := tempDir(t)
-			if err := test.make(dir); err != nil {
+			// Not the temporary directory itself: it is made read-only.
+			dir := filepath.Join(tempDir(t), "tree")
+			if err := errors.Join(os.Mkdir(dir, 0o755), test.make(dir)); err != nil {
 				t.Fatal(err)
 			}
 			err := s.Canonicaliser(test.owner).Tree(dir)
