@@ -52,6 +52,7 @@ func (c *configuration) attemptSettings() build.Settings {
 		MaxSilentTime:      s.MaxSilentTime,
 		MaxLogSize:         int64(s.MaxBuildLogSize),
 		LogLines:           s.LogLines,
+		DiscardLog:         !s.KeepBuildLog,
 		ImpureEnv:          s.ImpureEnv,
 		Environ:            os.LookupEnv,
 	}

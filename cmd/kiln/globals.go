@@ -104,6 +104,9 @@ func (g *globals) configure() (*configuration, error) {
 		opts.Overrides = append(opts.Overrides, conf.Override{Name: name, Value: value})
 	}
 	settings, warnings, err := conf.Load(env, opts)
+	if err == nil {
+		warnings = append(warnings, warnNotYet(settings)...)
+	}
 	if !g.quiet {
 		for _, w := range warnings {
 			fmt.Fprintf(os.Stderr, "warning: %v\n", w)

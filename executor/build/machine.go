@@ -49,6 +49,7 @@ type Settings struct {
 	MaxSilentTime      time.Duration // 0 for none
 	MaxLogSize         int64         // bytes, 0 for no limit
 	LogLines           int           // lines of the log kept for messages
+	DiscardLog         bool          // do not keep the log
 	// ImpureEnv are values for impureEnvVars that come before the environment's.
 	ImpureEnv map[string]string
 	// Environ gives the variables of kiln's own environment for impureEnvVars.

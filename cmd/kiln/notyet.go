@@ -1,0 +1,29 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/kilnbuild/kiln/nix/conf"
+)
+
+// notYet are settings that this version reads but does not act on. Whoever gave
+// one is told, since a build may otherwise not be what they think it is.
+var notYet = []string{
+	"use-cgroups", "require-limits", "auto-allocate-uids", "start-id", "id-count",
+	"pre-build-hook", "post-build-hook", "diff-hook", "run-diff-hook", "builders", "external-builders",
+	"secret-key-files", "sync-before-registering", "substituters",
+	"fallback", "min-free", "max-free", "allowed-impure-host-deps",
+}
+
+// warnNotYet gives a warning for each setting that somebody gave and that does
+// nothing.
+func warnNotYet(s *conf.Settings) (warnings []conf.Warning) {
+	for _, name := range notYet {
+		value, ok := s.Value(name)
+		if !ok || !s.Overridden(name) || value == "" || value == "false" || value == "0" {
+			continue
+		}
+		warnings = append(warnings, conf.Warning{Source: s.Source(name), Text: fmt.Sprintf("setting '%s' has no effect in this version of kiln", name)})
+	}
+	return warnings
+}
