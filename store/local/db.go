@@ -33,6 +33,7 @@ type database struct {
 	path  string // for messages
 	flags sqlite.OpenFlags
 	setup []string // statements for each new connection
+	warn  func(error)
 
 	idle    chan *sqlite.Conn
 	room    chan struct{} // a token for each connection that may yet be opened
@@ -42,13 +43,14 @@ type database struct {
 
 // databaseOptions say how the file is opened.
 type databaseOptions struct {
-	readOnly, create, sync, wal bool
+	readOnly, sync, wal bool
+	warn                func(error) // of long waits
 }
 
 // openDatabase opens the file and one connection.
 func openDatabase(ctx context.Context, path string, opts databaseOptions) (*database, error) {
 	d := &database{
-		path: path, flags: sqlite.OpenReadWrite | sqlite.OpenURI,
+		path: path, flags: sqlite.OpenReadWrite | sqlite.OpenURI, warn: opts.warn,
 		idle: make(chan *sqlite.Conn, maxConns), room: make(chan struct{}, maxConns),
 		writing: make(chan struct{}, 1), closing: make(chan struct{}),
 	}
@@ -63,9 +65,6 @@ func openDatabase(ctx context.Context, path string, opts databaseOptions) (*data
 	case !opts.wal:
 		// Neither the log nor locks of single bytes work on network file systems.
 		d.setURI("vfs=unix-dotfile")
-	}
-	if opts.create {
-		d.flags |= sqlite.OpenCreate
 	}
 	d.setup = []string{"pragma foreign_keys = 1"}
 	if !opts.readOnly {
@@ -157,7 +156,6 @@ func (d *database) get(ctx context.Context) (*sqlite.Conn, error) {
 	}
 	wait := time.NewTimer(patience)
 	defer wait.Stop()
-	room := d.room
 	select {
 	case c := <-d.idle:
 		return c, nil
@@ -170,7 +168,7 @@ func (d *database) get(ctx context.Context) (*sqlite.Conn, error) {
 	select {
 	case c := <-d.idle:
 		return c, nil
-	case <-room:
+	case <-d.room:
 		c, err := d.open(ctx)
 		if err != nil {
 			d.room <- struct{}{}
@@ -244,9 +242,14 @@ func (d *database) write(ctx context.Context, f func(*sqlite.Conn) error) error 
 	}))
 }
 
+// remarkable is how long another process may keep the database busy before that is
+// worth a word.
+const remarkable = 10 * time.Second
+
 // retry repeats call while another process keeps the database busy.
 func (d *database) retry(ctx context.Context, call func() error) error {
 	delay := time.Millisecond
+	var waited time.Duration
 	for {
 		err := call()
 		switch sqlite.ErrCode(err).ToPrimary() {
@@ -254,10 +257,15 @@ func (d *database) retry(ctx context.Context, call func() error) error {
 		default:
 			return err
 		}
-		timer := time.NewTimer(delay/2 + rand.N(delay))
+		pause := delay/2 + rand.N(delay)
+		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 			delay = min(2*delay, 50*time.Millisecond)
+			if waited < remarkable && waited+pause >= remarkable {
+				d.warn(fmt.Errorf("database '%s' is busy: waiting for another process", d.path))
+			}
+			waited += pause
 		case <-ctx.Done():
 			timer.Stop()
 			return fmt.Errorf("wait for other users of the database: %w", context.Cause(ctx))
@@ -273,13 +281,13 @@ func (d *database) wrap(err error) error {
 	err = fmt.Errorf("database '%s': %w", d.path, err)
 	switch sqlite.ErrCode(err).ToPrimary() {
 	case sqlite.ResultFull:
-		err = fmt.Errorf("%w: free some space there, for example by collecting garbage", err)
+		err = &advised{err, "free some space there, for example by collecting garbage"}
 	case sqlite.ResultReadOnly, sqlite.ResultCantOpen, sqlite.ResultPerm:
 		if cause := accessible(d.path); cause != nil {
 			err = fmt.Errorf("%w: %w", err, explain(cause))
 		}
 	case sqlite.ResultCorrupt, sqlite.ResultNotADB:
-		err = fmt.Errorf("%w: the file is damaged, restore it from a backup", err)
+		err = &advised{err, "the file is damaged, restore it from a backup"}
 	}
 	return err
 }

@@ -37,6 +37,7 @@ func worker(args []string) error {
 		if err := work(ctx, s, o, name, shared); err != nil {
 			return err
 		}
+		fmt.Println("worked")
 	}
 }
 
@@ -118,8 +119,10 @@ func testKill(t *testing.T, rounds int) {
 	}
 	root := tempDir(t)
 	var objects int
+	var took time.Duration // one round of work, from the start on
 	for round := range rounds {
 		var workers []*exec.Cmd
+		var said io.Reader
 		for range 1 + round%2 {
 			cmd := player(t, "worker", root)
 			cmd.Stderr = os.Stderr
@@ -128,6 +131,7 @@ func testKill(t *testing.T, rounds int) {
 			if err := errors.Join(err, oerr); err != nil {
 				t.Fatal(err)
 			}
+			said = out
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -138,7 +142,14 @@ func testKill(t *testing.T, rounds int) {
 				}
 			}
 		}
-		time.Sleep(rand.N(25 * time.Millisecond))
+		if took == 0 {
+			begin := time.Now()
+			if _, err := io.ReadFull(said, make([]byte, 7)); err != nil {
+				t.Fatalf("the worker does nothing: %v", err)
+			}
+			took = time.Since(begin)
+		}
+		time.Sleep(rand.N(3 * took))
 		for _, cmd := range workers {
 			if err := cmd.Process.Kill(); err != nil {
 				t.Errorf("round %d: the worker ended by itself: %v", round, err)

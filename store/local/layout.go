@@ -98,13 +98,16 @@ func makeDirs(dir string, perm fs.FileMode) error {
 	return err
 }
 
-// checkSymlinks refuses a store directory whose files are somewhere else than
-// its path says.
+// checkSymlinks refuses a store directory whose files are or would be somewhere
+// else than its path says.
 func (l layout) checkSymlinks() error {
 	for dir := l.store; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
 		info, err := os.Lstat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
-			return err
+			return explain(err)
 		}
 		if info.Mode()&fs.ModeSymlink != 0 {
 			return fmt.Errorf("the path '%s' is a symlink; this is not allowed for the Nix store and its parent directories", dir)
@@ -116,7 +119,10 @@ func (l layout) checkSymlinks() error {
 // reserve makes the file that a collector removes first. It does without where
 // there is no room for it.
 func (l layout) reserve() {
-	f, err := os.OpenFile(l.reserved(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if info, err := os.Lstat(l.reserved()); err == nil && info.Size() == reservedSpace {
+		return
+	}
+	f, err := os.OpenFile(l.reserved(), os.O_WRONLY|os.O_CREATE|openNoFollow, 0o600)
 	if err != nil {
 		return
 	}
@@ -124,6 +130,20 @@ func (l layout) reserve() {
 	if cerr := f.Close(); err != nil || cerr != nil {
 		_ = os.Remove(l.reserved())
 	}
+}
+
+// createDatabase makes an empty database with permissions that the process's
+// umask has no part in. Nobody may have it open: closing it here would take the
+// locks from those in this process who have.
+func (l layout) createDatabase() error {
+	f, err := os.OpenFile(l.database(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		err = errors.Join(f.Chmod(0o644), f.Close())
+	}
+	return explain(err)
 }
 
 // version reads the version of the store's schema, 0 for a store that is yet to
@@ -183,32 +203,47 @@ func writeSynced(name, text string) error {
 	return errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 }
 
-// explain adds to an error of a file what a person can do about it.
+// advised is an error with what a person can do about it.
+type advised struct {
+	err    error
+	advice string
+}
+
+func (e *advised) Error() string { return e.err.Error() + ": " + e.advice }
+func (e *advised) Unwrap() error { return e.err }
+
+// explain adds to an error of a file what a person can do about it, unless that
+// was said.
 func explain(err error) error {
-	if err == nil {
-		return nil
+	if known := (*advised)(nil); err == nil || errors.As(err, &known) {
+		return err
 	}
+	switch {
+	case isFull(err):
+		return &advised{err, "free some space there, for example by collecting garbage"}
+	case isReadOnly(err):
+		return &advised{err, "mount the file system writable, or choose a store elsewhere"}
+	case errors.Is(err, fs.ErrPermission):
+		return &advised{err, whose(err) + "run as its owner, connect to the daemon that runs as its owner, or choose a store of your own"}
+	}
+	return err
+}
+
+// whose says to whom the file or directory belongs that was not accessible.
+func whose(err error) string {
 	var path string
 	if p := (*fs.PathError)(nil); errors.As(err, &p) {
 		path = p.Path
 	} else if l := (*os.LinkError)(nil); errors.As(err, &l) {
 		path = l.New
 	}
-	switch {
-	case isFull(err):
-		return fmt.Errorf("%w: free some space there, for example by collecting garbage", err)
-	case isReadOnly(err):
-		return fmt.Errorf("%w: mount the file system writable, or choose a store elsewhere", err)
-	case errors.Is(err, fs.ErrPermission):
-		whose := ""
-		for dir := path; dir != "" && whose == ""; dir = filepath.Dir(dir) {
-			if uid := owner(dir); uid >= 0 {
-				whose = fmt.Sprintf("'%s' belongs to user %d, and this is user %d: ", dir, uid, os.Geteuid())
-			} else if dir == filepath.Dir(dir) {
-				break
-			}
+	for ; filepath.IsAbs(path); path = filepath.Dir(path) {
+		if uid := owner(path); uid >= 0 {
+			return fmt.Sprintf("'%s' belongs to user %d, and this is user %d: ", path, uid, os.Geteuid())
 		}
-		return fmt.Errorf("%w: %srun as its owner, connect to the daemon that runs as its owner, or choose a store of your own", err, whose)
+		if path == filepath.Dir(path) {
+			break
+		}
 	}
-	return err
+	return ""
 }

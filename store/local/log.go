@@ -123,7 +123,7 @@ func (s *Store) createLog(drv nix.StorePath) (*LogWriter, error) {
 // Write adds to the log.
 func (w *LogWriter) Write(p []byte) (int, error) {
 	if w.file == nil && len(p) > 0 {
-		f, err := createLogFile(w.path)
+		f, err := w.create(w.path)
 		if err != nil {
 			return 0, fmt.Errorf("write build log: %w", explain(err))
 		}
@@ -140,14 +140,14 @@ func (w *LogWriter) Write(p []byte) (int, error) {
 	return w.file.Write(p)
 }
 
-// createLogFile makes a new file, and the directory if it is missing.
-func createLogFile(name string) (*os.File, error) {
-	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
-	f, err := os.OpenFile(name, flags, 0o644)
+// create makes a file of the log. One that is there was begun after ours, by
+// somebody else.
+func (w *LogWriter) create(name string) (*os.File, error) {
+	f, err := createLogFile(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		err = makeDirs(filepath.Dir(name), 0o755)
-	case errors.Is(err, fs.ErrExist): // somebody else's, begun after ours
+	case errors.Is(err, fs.ErrExist):
 		err = os.Remove(name)
 	default:
 		return f, err
@@ -155,7 +155,20 @@ func createLogFile(name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.OpenFile(name, flags, 0o644)
+	return createLogFile(name)
+}
+
+// createLogFile makes a new file, with permissions that the process's umask has
+// no part in.
+func createLogFile(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(0o644); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // emptyLog is the compressed form of nothing, as bzip2 writes it.
@@ -176,7 +189,7 @@ func (w *LogWriter) close() error {
 		if compress {
 			name, text = w.path+compressedSuffix, emptyLog
 		}
-		f, err := createLogFile(name)
+		f, err := w.create(name)
 		if err != nil {
 			return err
 		}
@@ -297,7 +310,7 @@ func (c *compressor) compress(job *compression) error {
 		in = f
 	}
 	name := job.path + compressedSuffix
-	out, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	out, err := createLogFile(name)
 	if err != nil {
 		return err
 	}

@@ -183,7 +183,7 @@ func TestCompressionFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Fprintln(w, "text")
-	if err := os.Mkdir(w.path+".bz2", 0o755); err != nil {
+	if err := os.MkdirAll(w.path+".bz2/x", 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
@@ -196,7 +196,7 @@ func TestCompressionFails(t *testing.T) {
 	if got := readLog(t, s, drvPath); got != "text\n" {
 		t.Errorf("the log is %q", got)
 	}
-	if err := os.Remove(w.path + ".bz2"); err != nil {
+	if err := os.RemoveAll(w.path + ".bz2"); err != nil {
 		t.Error(err)
 	}
 }

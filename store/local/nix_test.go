@@ -361,7 +361,7 @@ func TestTempRootsWhileNixCollects(t *testing.T) {
 		t.Fatal(err)
 	}
 	gc := nixCommand(t, root, "nix-store", "--gc")
-	gc.Env = append(gc.Env, "_NIX_TEST_GC_SYNC="+fifo, "_NIX_TEST_GC_SYNC_1="+fifo) // of different releases
+	gc.Env = append(gc.Env, "_NIX_TEST_GC_SYNC="+fifo, "_NIX_TEST_GC_SYNC_2="+fifo) // of different releases
 	var said bytes.Buffer
 	gc.Stdout, gc.Stderr = &said, &said
 	if err := gc.Start(); err != nil {

@@ -60,6 +60,11 @@ func TestT01StateTree(t *testing.T) {
 					t.Errorf("%s: %v, %v, want mode 0600", file, info, err)
 				}
 			}
+			for _, file := range []string{s.layout.database(), s.layout.database() + "-wal", s.layout.schema()} {
+				if info, err := os.Stat(file); err != nil || info.Mode() != 0o644 {
+					t.Errorf("%s: %v, %v, want mode 0644", file, info, err)
+				}
+			}
 			if info, err := os.Stat(s.layout.reserved()); err != nil || info.Size() != reservedSpace {
 				t.Errorf("reserved space: %v, %v", info, err)
 			}

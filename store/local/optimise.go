@@ -36,7 +36,7 @@ func (s *Store) OptimisePath(ctx context.Context, p nix.StorePath) (saved int64,
 	}
 	defer dirfd.Close(links)
 	o := &optimiser{store: s, ctx: ctx, links: links}
-	if err := o.entry(dir, name, s.RealPath(p), 0); err != nil {
+	if err := o.entry(&objectDir{fd: dir, path: s.layout.store, free: true}, name, 0); err != nil {
 		return o.saved, fmt.Errorf("optimise '%s': %w", s.opts.StoreDir.Join(p), err)
 	}
 	return o.saved, nil
@@ -50,29 +50,36 @@ type optimiser struct {
 	saved int64
 }
 
-func (o *optimiser) entry(dir int, name, path string, depth int) error {
+// objectDir is a directory in which files are replaced.
+type objectDir struct {
+	fd   int
+	path string
+	free bool // that may be written to, and whose time does not matter
+}
+
+func (o *optimiser) entry(dir *objectDir, name string, depth int) error {
 	if err := context.Cause(o.ctx); err != nil {
 		return err
 	}
 	var st dirfd.Stat
-	if err := dirfd.StatAt(dir, name, &st); err != nil {
+	if err := dirfd.StatAt(dir.fd, name, &st); err != nil {
 		return err
 	}
 	switch {
 	case st.Type() == dirfd.Regular && st.Mode&0o200 != 0:
 		// Whoever can write to it would write to all that are linked with it.
-		o.store.opts.Warn(fmt.Errorf("skipping suspicious writable file '%s'", path))
+		o.store.opts.Warn(fmt.Errorf("skipping suspicious writable file '%s/%s'", dir.path, name))
 		return nil
 	case st.Type() == dirfd.Regular:
-		return o.file(dir, name, path, &st, depth)
+		return o.file(dir, name, &st)
 	case st.Type() == dirfd.Directory && depth < optimiseDepth:
-		return o.directory(dir, name, path, depth)
+		return o.directory(dir, name, depth)
 	}
 	return nil
 }
 
-func (o *optimiser) directory(dir int, name, path string, depth int) error {
-	fd, err := dirfd.OpenDir(dir, name)
+func (o *optimiser) directory(parent *objectDir, name string, depth int) (err error) {
+	fd, err := dirfd.OpenDir(parent.fd, name)
 	if err != nil {
 		return err
 	}
@@ -85,17 +92,43 @@ func (o *optimiser) directory(dir int, name, path string, depth int) error {
 	if err != nil {
 		return err
 	}
+	dir := &objectDir{fd: fd, path: parent.path + "/" + name}
+	defer func() { err = errors.Join(err, o.close(dir)) }()
 	for _, name := range names {
-		if err := o.entry(fd, name, path+"/"+name, depth+1); err != nil {
+		if err := o.entry(dir, name, depth+1); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (o *optimiser) file(dir int, name, path string, st *dirfd.Stat, depth int) error {
+// open allows files of a directory to be replaced. It has been noted by then that
+// this must not last.
+func (o *optimiser) open(dir *objectDir) error {
+	if dir.free {
+		return nil
+	}
+	if err := o.store.journal.note(transientDir, dir.path); err != nil {
+		return err
+	}
+	dir.free = true
+	return dirfd.Fchmod(dir.fd, storeExecutable|0o200)
+}
+
+// close makes a directory canonical again.
+func (o *optimiser) close(dir *objectDir) error {
+	if !dir.free {
+		return nil
+	}
+	if err := errors.Join(dirfd.Fchmod(dir.fd, storeExecutable), dirfd.SetMtime(dir.fd, storeMtime)); err != nil {
+		return err
+	}
+	return o.store.journal.done(transientDir, dir.path)
+}
+
+func (o *optimiser) file(dir *objectDir, name string, st *dirfd.Stat) error {
 	digest := nix.SHA256.New()
-	if _, err := nar.DumpAt(digest, dir, name, nar.DumpOptions{Name: path}); err != nil {
+	if _, err := nar.DumpAt(digest, dir.fd, name, nar.DumpOptions{Name: dir.path + "/" + name}); err != nil {
 		return err
 	}
 	key := nix.SumHash(nix.SHA256, digest).Nix32()
@@ -105,7 +138,7 @@ func (o *optimiser) file(dir int, name, path string, st *dirfd.Stat, depth int) 
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			// The first of its kind.
-			err := link(dir, name, o.links, key)
+			err := link(dir.fd, name, o.links, key)
 			if errors.Is(err, fs.ErrExist) {
 				continue
 			}
@@ -121,7 +154,7 @@ func (o *optimiser) file(dir int, name, path string, st *dirfd.Stat, depth int) 
 			}
 			continue
 		}
-		replaced, err := o.replace(dir, name, path, key, depth)
+		replaced, err := o.replace(dir, name, key)
 		if replaced && st.Nlink == 1 {
 			o.saved += st.Size
 		}
@@ -129,8 +162,8 @@ func (o *optimiser) file(dir int, name, path string, st *dirfd.Stat, depth int) 
 	}
 }
 
-// replace puts a link to a known file into the place of the entry name of dir.
-func (o *optimiser) replace(dir int, name, path, key string, depth int) (replaced bool, err error) {
+// replace puts a link to a known file into the place of an entry.
+func (o *optimiser) replace(dir *objectDir, name, key string) (replaced bool, err error) {
 	room, temp, err := o.store.room.open(o.ctx)
 	if err != nil {
 		return false, err
@@ -138,24 +171,10 @@ func (o *optimiser) replace(dir int, name, path, key string, depth int) (replace
 	if err := link(o.links, key, room, temp); err != nil {
 		return false, tolerable(err)
 	}
-	if depth > 0 {
-		// In an object directories are read-only, and have their time.
-		parent := filepath.Dir(path)
-		if err := o.store.journal.note(transientDir, parent); err != nil {
-			return false, errors.Join(err, dirfd.Unlink(room, temp))
-		}
-		defer func() {
-			ferr := errors.Join(dirfd.Fchmod(dir, storeExecutable), dirfd.SetMtime(dir, storeMtime))
-			if ferr == nil {
-				ferr = o.store.journal.done(transientDir, parent)
-			}
-			err = errors.Join(err, ferr)
-		}()
-		if err := dirfd.Fchmod(dir, storeExecutable|0o200); err != nil {
-			return false, errors.Join(err, dirfd.Unlink(room, temp))
-		}
+	if err = o.open(dir); err == nil {
+		err = dirfd.Rename(room, temp, dir.fd, name)
 	}
-	if err := dirfd.Rename(room, temp, dir, name); err != nil {
+	if err != nil {
 		return false, errors.Join(tolerable(err), dirfd.Unlink(room, temp))
 	}
 	return true, nil

@@ -22,7 +22,8 @@ type Options struct {
 	// example that of the build directories, and below which Recover removes.
 	ScratchDirs []string
 
-	// ReadOnly opens a store that exists, and changes nothing in it.
+	// ReadOnly opens a store that exists, and changes nothing in it but the files
+	// that SQLite keeps beside its database.
 	ReadOnly bool
 	// AllowSymlinks accepts a RealStoreDir that is or lies behind a symbolic link.
 	AllowSymlinks bool
@@ -37,7 +38,8 @@ type Options struct {
 	// FsyncStorePaths syncs objects before they are registered.
 	FsyncStorePaths bool
 	// UseSQLiteWAL lets SQLite use a write-ahead log, so that nobody waits for
-	// readers. It does not work on network file systems.
+	// readers. It does not work on network file systems. Without it the database is
+	// locked by a file, as by Nix, which stays if the process is killed meanwhile.
 	UseSQLiteWAL bool
 	// CompressLogs compresses build logs after they are complete.
 	CompressLogs bool
@@ -56,8 +58,8 @@ type Options struct {
 	// there. What has a kind of neither is left for somebody who knows it.
 	RecoverTransient map[Transient]func(path string) error
 	// Warn is told of trouble that stops nothing: remains of a dead session that
-	// cannot be removed, a log that cannot be compressed. It is called from any
-	// goroutine. If it is nil, nobody hears of it.
+	// cannot be removed, a log that cannot be compressed, a long wait for another
+	// process. It is called from any goroutine. If it is nil, nobody hears of it.
 	Warn func(error)
 }
 

@@ -105,7 +105,7 @@ func (s *Store) openForReading(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.db, err = openDatabase(ctx, s.layout.database(), databaseOptions{readOnly: true}); err != nil {
+	if s.db, err = openDatabase(ctx, s.layout.database(), databaseOptions{readOnly: true, warn: s.opts.Warn}); err != nil {
 		return err
 	}
 	return s.db.read(ctx, func(c *sqlite.Conn) (err error) {
@@ -115,13 +115,13 @@ func (s *Store) openForReading(ctx context.Context) error {
 }
 
 func (s *Store) openForWriting(ctx context.Context) (err error) {
-	if err := s.layout.create(s.opts.BuildUsersGroup); err != nil {
-		return err
-	}
 	if !s.opts.AllowSymlinks {
 		if err := s.layout.checkSymlinks(); err != nil {
 			return err
 		}
+	}
+	if err := s.layout.create(s.opts.BuildUsersGroup); err != nil {
+		return err
 	}
 	if s.bigLock, err = openLock(s.layout.bigLock()); err != nil {
 		return explain(err)
@@ -133,14 +133,16 @@ func (s *Store) openForWriting(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if v != 0 {
-		if err := s.layout.checkVersion(v); err != nil {
-			return err
-		}
+	if v == 0 {
+		err = s.layout.createDatabase()
+	} else {
+		err = s.layout.checkVersion(v)
+	}
+	if err != nil {
+		return err
 	}
 	s.layout.reserve()
-	s.db, err = openDatabase(ctx, s.layout.database(),
-		databaseOptions{create: v == 0, sync: s.opts.FsyncMetadata, wal: s.opts.UseSQLiteWAL})
+	s.db, err = openDatabase(ctx, s.layout.database(), databaseOptions{sync: s.opts.FsyncMetadata, wal: s.opts.UseSQLiteWAL, warn: s.opts.Warn})
 	if err != nil {
 		return err
 	}
