@@ -7,18 +7,16 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/kilnbuild/kiln/executor/build"
 	"github.com/kilnbuild/kiln/nix"
-	"github.com/kilnbuild/kiln/nix/aterm"
+	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/nix/drvopts"
 	"github.com/kilnbuild/kiln/store"
-	"github.com/kilnbuild/kiln/store/local"
 )
 
 // wantOutputs makes outputs of a derivation valid.
-func (r *request) wantOutputs(ctx context.Context, drvPath nix.StorePath, wanted nix.OutputSpec) outcome {
+func (r *request) wantOutputs(ctx context.Context, drvPath nix.StorePath, wanted nix.OutputSpec, mode nix.BuildMode) outcome {
 	drv, err := r.load(ctx, drvPath)
 	if err != nil {
 		return outcomeOf(err)
@@ -29,43 +27,65 @@ func (r *request) wantOutputs(ctx context.Context, drvPath nix.StorePath, wanted
 				"derivation '%s' does not have wanted output '%s'; it has %s", r.print(drvPath), name, joinNames(drv.OutputNames())))
 		}
 	}
+	kind, err := drv.Kind()
+	if err != nil {
+		return failure(nix.BuildErrorf(nix.StatusInputRejected, "%v", err))
+	}
+	if rejection := r.enabled(drv, kind); rejection != nil {
+		return failure(rejection)
+	}
 	if err := r.rootOutputs(ctx, drvPath, drv); err != nil {
 		return outcome{err: err}
 	}
-	if out, err := r.alreadyValid(ctx, drvPath, drv, wanted); out != nil || err != nil {
+	known, err := r.knownOutputs(ctx, drvPath, drv, mode)
+	if err != nil {
+		return outcome{err: err}
+	}
+	if out, err := r.nothingToBuild(ctx, drvPath, known, wanted, kind, mode); out != nil || err != nil {
 		if err != nil {
 			return outcome{err: err}
 		}
 		return *out
 	}
-	key := goalKey{kind: buildGoal, path: drvPath, mode: r.mode}
-	out := r.await(ctx, key, func(ctx context.Context) outcome { return r.build(ctx, drvPath, drv) })
-	if out.err == nil && out.result.Status.Success() {
-		out.result.Outputs = maps.Clone(out.result.Outputs)
-		maps.DeleteFunc(out.result.Outputs, func(name nix.OutputName, _ nix.Realisation) bool { return !wanted.Contains(name) })
+	if mustResolve(drv, kind, r.hasFeature(conf.CADerivations)) {
+		return r.wantResolved(ctx, drvPath, drv, kind, wanted, mode)
 	}
-	return out
+	key := goalKey{kind: buildGoal, path: drvPath, mode: mode}
+	out := r.await(ctx, key, func(ctx context.Context) outcome { return r.build(ctx, drvPath, drv, kind, mode) })
+	return out.only(wanted)
 }
 
-// alreadyValid gives the answer when every wanted output is in the store.
-func (r *request) alreadyValid(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, wanted nix.OutputSpec) (*outcome, error) {
-	if r.mode != nix.BuildNormal {
+// only gives the outcome for a part of the outputs.
+func (o outcome) only(wanted nix.OutputSpec) outcome {
+	if o.err == nil && o.result.Status.Success() {
+		o.result.Outputs = maps.Clone(o.result.Outputs)
+		maps.DeleteFunc(o.result.Outputs, func(name nix.OutputName, _ nix.Realisation) bool { return !wanted.Contains(name) })
+	}
+	return o
+}
+
+// nothingToBuild gives the outcome when the wanted outputs are as they should be,
+// or when they cannot be what they should be. It is nil when there is something
+// to build.
+func (r *request) nothingToBuild(ctx context.Context, drvPath nix.StorePath, known knownOutputs, wanted nix.OutputSpec, kind nix.OutputKind, mode nix.BuildMode) (*outcome, error) {
+	outputs, valid := known.wanted(drvPath, wanted)
+	switch {
+	case mode == nix.BuildCheck && kind == nix.Impure:
+		out := failure(nix.BuildErrorf(nix.StatusMiscFailure,
+			"derivation '%s' is impure: it may make something else each time, so checking is not possible", r.print(drvPath)))
+		return &out, nil
+	case mode == nix.BuildCheck && !valid:
+		out := failure(nix.BuildErrorf(nix.StatusMiscFailure,
+			"some outputs of '%s' are not valid, so checking is not possible\nHint: build it without --check or --rebuild first, or use --repair if it is damaged", r.print(drvPath)))
+		return &out, nil
+	case mode == nix.BuildCheck || !valid:
 		return nil, nil
-	}
-	outputs := make(map[nix.OutputName]nix.Realisation)
-	var paths []nix.StorePath
-	for name, o := range drv.Outputs {
-		if !wanted.Contains(name) {
-			continue
+	case mode == nix.BuildRepair:
+		if out := r.repairClosure(ctx, drvPath, known); out != nil {
+			return out, nil
 		}
-		if o.Path == "" {
-			return nil, nil
-		}
-		paths = append(paths, o.Path)
-		outputs[name] = nix.Realisation{ID: nix.DrvOutput{Drv: drvPath, Output: name}, OutPath: o.Path}
 	}
-	valid, err := r.executor.store.ValidPaths(ctx, paths)
-	if err != nil || len(valid) != len(paths) {
+	if err := r.recordKnown(ctx, drvPath, outputs); err != nil {
 		return nil, err
 	}
 	return &outcome{result: nix.BuildResult{Status: nix.StatusAlreadyValid, Outputs: outputs}}, nil
@@ -83,21 +103,99 @@ func (r *request) rootOutputs(ctx context.Context, drvPath nix.StorePath, drv *n
 	return r.executor.store.AddTempRoot(ctx, roots...)
 }
 
-// build is the goal that makes all outputs of a derivation valid.
-func (r *request) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation) outcome {
-	kind, err := drv.Kind()
+// wantResolved makes outputs of a derivation valid that has to be resolved first.
+// When what its inputs turn out to be has been built from before, nothing is built.
+func (r *request) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, wanted nix.OutputSpec, mode nix.BuildMode) outcome {
+	resolution := r.await(ctx, goalKey{kind: resolveGoal, path: drvPath, mode: inputMode(mode)}, func(ctx context.Context) outcome {
+		return r.resolve(ctx, drvPath, drv, kind, mode)
+	})
+	if resolution.err != nil || resolution.resolved == "" {
+		return resolution
+	}
+	out := r.wantOutputs(ctx, resolution.resolved, wanted, mode)
+	if out.err != nil {
+		return out
+	}
+	if !out.result.Status.Success() {
+		if out.result.Status != nix.StatusDependencyFailed {
+			out.result.Causes = []nix.BuildStatus{out.result.Status}
+		}
+		out.result.Status = nix.StatusDependencyFailed
+		out.result.Message += fmt.Sprintf("\nbuild of resolved derivation '%s' failed", r.print(resolution.resolved))
+		return out
+	}
+	if out.result.Status == nix.StatusAlreadyValid {
+		out.result.Status = nix.StatusResolvesToAlreadyValid
+	}
+	outputs := make(map[nix.OutputName]nix.Realisation, len(out.result.Outputs))
+	for name, o := range out.result.Outputs {
+		outputs[name] = nix.Realisation{ID: nix.DrvOutput{Drv: drvPath, Output: name}, OutPath: o.OutPath}
+	}
+	out.result.Outputs = outputs
+	if kind != nix.Impure {
+		if err := r.recordKnown(ctx, drvPath, outputs); err != nil {
+			return outcome{err: err}
+		}
+	}
+	return out
+}
+
+// resolve is the goal that finds out what the inputs of a derivation are, and
+// writes the derivation that has them in their place.
+func (r *request) resolve(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, mode nix.BuildMode) outcome {
+	if _, err := drvopts.Parse(r.executor.store.Dir(), drv); err != nil {
+		return failure(nix.BuildErrorf(nix.StatusInputRejected, "cannot build '%s': %v", r.print(drvPath), err))
+	}
+	if rejection := r.purity(ctx, drvPath, drv, kind); rejection != nil {
+		return *rejection
+	}
+	_, found, out := r.realiseInputs(ctx, drvPath, drv, mode)
+	if out != nil {
+		return *out
+	}
+	if rejection := r.require(conf.CADerivations); rejection != nil {
+		return failure(rejection)
+	}
+	st := r.executor.store
+	resolved := resolve(st.Dir(), drv, found)
+	if err := st.Hasher().FillOutputPaths(ctx, resolved); err != nil {
+		return failure(nix.BuildErrorf(nix.StatusInputRejected, "resolve '%s': %v", r.print(drvPath), err))
+	}
+	path, err := st.AddDerivation(ctx, resolved)
 	if err != nil {
-		return failure(nix.BuildErrorf(nix.StatusInputRejected, "%v", err))
+		return outcome{err: fmt.Errorf("resolve '%s': %w", r.print(drvPath), err)}
 	}
-	if !kind.HasKnownOutputPaths() {
-		return failure(nix.BuildErrorf(nix.StatusInputRejected,
-			"cannot build '%s': derivations with %s outputs are not supported", r.print(drvPath), kind))
+	r.event(nix.EventDiagnostic, drvPath, fmt.Sprintf("resolved derivation: '%s' -> '%s'", r.print(drvPath), r.print(path)))
+	return outcome{resolved: path}
+}
+
+// purity refuses pure derivations that depend on impure ones: they would not be
+// the same twice either.
+func (r *request) purity(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind) *outcome {
+	if kind == nix.Impure || kind == nix.Fixed || !r.hasFeature(conf.ImpureDerivations) {
+		return nil
 	}
+	for _, p := range slices.Sorted(maps.Keys(drv.InputDrvs)) {
+		input, err := r.load(ctx, p)
+		if err != nil {
+			out := outcomeOf(err)
+			return &out
+		}
+		if k, err := input.Kind(); err == nil && k == nix.Impure {
+			out := failure(nix.BuildErrorf(nix.StatusMiscFailure, "pure derivation '%s' depends on impure derivation '%s'", r.print(drvPath), r.print(p)))
+			return &out
+		}
+	}
+	return nil
+}
+
+// build is the goal that makes all outputs of a derivation valid.
+func (r *request) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, mode nix.BuildMode) outcome {
 	options, err := drvopts.Parse(r.executor.store.Dir(), drv)
 	if err != nil {
 		return failure(nix.BuildErrorf(nix.StatusInputRejected, "cannot build '%s': %v", r.print(drvPath), err))
 	}
-	inputs, out := r.realiseInputs(ctx, drvPath, drv)
+	inputs, _, out := r.realiseInputs(ctx, drvPath, drv, mode)
 	if out != nil {
 		return *out
 	}
@@ -108,17 +206,20 @@ func (r *request) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Der
 	if err != nil {
 		return outcome{err: fmt.Errorf("inputs of '%s': %w", r.print(drvPath), err)}
 	}
-	return r.attempt(ctx, drvPath, drv, options, closure)
+	return r.attempt(ctx, drv, kind, &build.Attempt{
+		DrvPath: drvPath, Drv: &drv.BasicDerivation, Options: options, Closure: closure, Mode: mode, Log: r.log,
+		Realise: kind != nix.Impure && r.recordsRealisations(drvPath),
+	})
 }
 
 // attempt builds under the locks of the outputs.
-func (r *request) attempt(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, options *drvopts.Options, closure map[nix.StorePath]*nix.PathInfo) outcome {
-	st := r.executor.store
-	var lockPaths []nix.StorePath
-	for _, o := range drv.Outputs {
-		lockPaths = append(lockPaths, o.Path)
+func (r *request) attempt(ctx context.Context, drv *nix.Derivation, kind nix.OutputKind, attempt *build.Attempt) outcome {
+	st, drvPath := r.executor.store, attempt.DrvPath
+	known, err := r.knownOutputs(ctx, drvPath, drv, attempt.Mode)
+	if err != nil {
+		return outcome{err: err}
 	}
-	locks, err := st.LockPaths(ctx, lockPaths, func(path string) {
+	locks, err := st.LockPaths(ctx, known.lockNames(drvPath), func(path string) {
 		r.event(nix.EventWaiting, drvPath, fmt.Sprintf("waiting for lock on '%s'", path))
 	})
 	if err != nil {
@@ -127,22 +228,23 @@ func (r *request) attempt(ctx context.Context, drvPath nix.StorePath, drv *nix.D
 	defer locks.Release()
 
 	// Somebody else may have built it while we waited.
-	if out, err := r.alreadyValid(ctx, drvPath, drv, nix.AllOutputs); out != nil || err != nil {
+	if known, err = r.knownOutputs(ctx, drvPath, drv, attempt.Mode); err != nil {
+		return outcome{err: err}
+	}
+	if out, err := r.nothingToBuild(ctx, drvPath, known, nix.AllOutputs, kind, attempt.Mode); out != nil || err != nil {
 		if err != nil {
 			return outcome{err: err}
 		}
 		return *out
 	}
+	attempt.Known = known
 
 	release, err := r.executor.slots.acquire(ctx)
 	if err != nil {
 		return outcome{err: err}
 	}
 	defer release()
-
-	attempt := &build.Attempt{
-		DrvPath: drvPath, Drv: &drv.BasicDerivation, Options: options, Closure: closure, Log: r.log, BuilderEnded: release,
-	}
+	attempt.BuilderEnded = release
 	done, err := r.executor.machine.Run(ctx, attempt, &r.settings.Attempt)
 	return r.report(drvPath, drv, done, err)
 }
@@ -184,208 +286,4 @@ func (r *request) builderFailed(drvPath nix.StorePath, drv *nix.Derivation, exit
 	}
 	b.WriteString(exit.Note)
 	return b.String()
-}
-
-// realiseInputs makes the inputs of a derivation valid and gives them. The
-// outcome is set when that did not succeed.
-func (r *request) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation) ([]nix.StorePath, *outcome) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-
-	type input struct {
-		drv     nix.StorePath
-		outputs nix.OutputSpec
-	}
-	var (
-		wanted []input
-		paths  = slices.Clone(drv.InputSrcs)
-	)
-	for _, p := range slices.Sorted(maps.Keys(drv.InputDrvs)) {
-		if len(drv.InputDrvs[p].Dynamic) > 0 {
-			out := failure(nix.BuildErrorf(nix.StatusInputRejected, "cannot build '%s': its input '%s' is a dynamic derivation, which is not supported", r.print(drvPath), r.print(p)))
-			return nil, &out
-		}
-		wanted = append(wanted, input{p, nix.OutputSpec{Names: drv.InputDrvs[p].Outputs}})
-	}
-
-	outs := make([]outcome, len(wanted)+len(drv.InputSrcs))
-	var wg sync.WaitGroup
-	fail := func(out outcome) {
-		if !r.settings.KeepGoing && (out.err != nil || !out.result.Status.Success()) {
-			cancel(errSiblingFailed)
-		}
-	}
-	valid, err := r.executor.store.ValidPaths(ctx, drv.InputSrcs)
-	if err != nil {
-		return nil, &outcome{err: err}
-	}
-	for i, p := range drv.InputSrcs {
-		if _, ok := slices.BinarySearch(valid, p); !ok {
-			outs[len(wanted)+i] = failure(nix.BuildErrorf(nix.StatusMiscFailure,
-				"dependency '%s' of '%s' does not exist, and there is no substituter that can build it", r.print(p), r.print(drvPath)))
-			fail(outs[len(wanted)+i])
-		}
-	}
-	for i, in := range wanted {
-		// What is valid already needs no goroutine.
-		if out := r.validInput(ctx, in.drv, in.outputs); out != nil {
-			outs[i] = *out
-			fail(*out)
-			continue
-		}
-		wg.Go(func() {
-			outs[i] = r.wantOutputs(ctx, in.drv, in.outputs)
-			fail(outs[i])
-		})
-	}
-	wg.Wait()
-
-	var failed []nix.BuildResult
-	for _, out := range outs {
-		switch {
-		case errors.Is(out.err, errSiblingFailed):
-		case out.err != nil:
-			return nil, &out
-		case !out.result.Status.Success():
-			failed = append(failed, out.result)
-		default:
-			for _, o := range out.result.Outputs {
-				paths = append(paths, o.OutPath)
-			}
-		}
-	}
-	if len(failed) > 0 {
-		return nil, r.dependencyFailed(drvPath, drv, failed)
-	}
-	return paths, nil
-}
-
-// validInput is the outcome for an input that is valid already, nil otherwise.
-func (r *request) validInput(ctx context.Context, drvPath nix.StorePath, wanted nix.OutputSpec) *outcome {
-	known, err := r.executor.store.DerivationOutputs(ctx, drvPath)
-	if err != nil {
-		return nil
-	}
-	outputs := make(map[nix.OutputName]nix.Realisation, len(wanted.Names))
-	var paths []nix.StorePath
-	for _, name := range wanted.Names {
-		p, ok := known[name]
-		if !ok {
-			return nil
-		}
-		paths = append(paths, p)
-		outputs[name] = nix.Realisation{ID: nix.DrvOutput{Drv: drvPath, Output: name}, OutPath: p}
-	}
-	if err := r.executor.store.AddTempRoot(ctx, paths...); err != nil {
-		return &outcome{err: err}
-	}
-	valid, err := r.executor.store.ValidPaths(ctx, paths)
-	if err != nil {
-		return &outcome{err: err}
-	}
-	if len(valid) != len(paths) {
-		return nil
-	}
-	return &outcome{result: nix.BuildResult{Status: nix.StatusAlreadyValid, Outputs: outputs}}
-}
-
-func (r *request) dependencyFailed(drvPath nix.StorePath, drv *nix.Derivation, failed []nix.BuildResult) *outcome {
-	noun := "dependencies"
-	if len(failed) == 1 {
-		noun = "dependency"
-	}
-	var causes []nix.BuildStatus
-	var b strings.Builder
-	for _, f := range failed {
-		if f.Status == nix.StatusDependencyFailed {
-			causes = append(causes, f.Causes...)
-		} else {
-			causes = append(causes, f.Status)
-		}
-		b.WriteString(f.Message)
-		b.WriteByte('\n')
-	}
-	slices.Sort(causes)
-	fmt.Fprintf(&b, "Cannot build '%s'.\nReason: %d %s failed.", r.print(drvPath), len(failed), noun)
-	b.WriteString(outputPathsNote(r.executor.store.Dir(), &drv.BasicDerivation))
-	return &outcome{result: nix.BuildResult{Status: nix.StatusDependencyFailed, Message: b.String(), Causes: slices.Compact(causes)}}
-}
-
-// admissible tells whether this machine may build the derivation.
-func (r *request) admissible(drvPath nix.StorePath, drv *nix.Derivation, options *drvopts.Options) *nix.BuildError {
-	s := r.settings
-	var reasons strings.Builder
-	if s.MaxJobs == 0 {
-		reasons.WriteString("\nReason: local builds are disabled (max-jobs = 0)\nHint: set 'max-jobs' to a non-zero value to enable local builds, or configure remote builders via 'builders'")
-	}
-	builtin := drv.IsBuiltin() && drv.System == "builtin"
-	if !builtin && drv.System != s.System && !slices.Contains(s.ExtraPlatforms, drv.System) {
-		fmt.Fprintf(&reasons, "\nReason: platform mismatch\nRequired system: '%s'\nCurrent system: '%s'", drv.System, s.System)
-	}
-	kind, _ := drv.Kind() // it was looked at before
-	required := options.Features(kind)
-	for _, f := range required {
-		if !slices.Contains(s.SystemFeatures, f) {
-			fmt.Fprintf(&reasons, "\nReason: missing system features\nRequired features: {%s}\nAvailable features: {%s}",
-				strings.Join(required, ", "), strings.Join(slices.Sorted(slices.Values(s.SystemFeatures)), ", "))
-			break
-		}
-	}
-	if reasons.Len() == 0 {
-		return nil
-	}
-	return nix.BuildErrorf(nix.StatusInputRejected, "Cannot build '%s'.%s", r.print(drvPath), reasons.String())
-}
-
-func (r *request) print(p nix.StorePath) string { return r.executor.store.Dir().Join(p) }
-
-func (r *request) event(kind nix.EventKind, p nix.StorePath, message string) {
-	r.log.Event(nix.Event{Kind: kind, Path: p, Message: message})
-}
-
-func joinNames(names []nix.OutputName) string {
-	quoted := make([]string, len(names))
-	for i, n := range names {
-		quoted[i] = "'" + string(n) + "'"
-	}
-	return strings.Join(quoted, ", ")
-}
-
-// load gives a derivation: one that came with the request, or one of the store.
-func (r *request) load(ctx context.Context, p nix.StorePath) (*nix.Derivation, error) {
-	if basic, ok := r.basic[p]; ok {
-		return &nix.Derivation{BasicDerivation: *basic}, nil
-	}
-	return r.executor.drvs.load(ctx, p)
-}
-
-// derivations reads derivations from the store.
-type derivations struct{ store *local.Store }
-
-func newDerivations(st *local.Store) derivations { return derivations{st} }
-
-// maxDrvFile bounds how much of a derivation file is read, in bytes.
-const maxDrvFile = 64 << 20
-
-func (d derivations) load(ctx context.Context, p nix.StorePath) (*nix.Derivation, error) {
-	full := d.store.Dir().Join(p)
-	if !p.IsDerivation() {
-		return nil, nix.BuildErrorf(nix.StatusInputRejected, "path '%s' is not a derivation", full)
-	}
-	valid, err := d.store.ValidPaths(ctx, []nix.StorePath{p})
-	if err != nil {
-		return nil, err
-	}
-	if len(valid) == 0 {
-		return nil, nix.BuildErrorf(nix.StatusMiscFailure, "path '%s' is required, but it is not in the store and there is no substituter that can build it", full)
-	}
-	text, err := d.store.ReadFile(ctx, p, maxDrvFile)
-	if err != nil {
-		return nil, nix.BuildErrorf(nix.StatusMiscFailure, "read derivation: %v", err)
-	}
-	drv, err := aterm.Parse(d.store.Dir(), strings.TrimSuffix(p.Name(), nix.DrvExtension), text, aterm.Limits{})
-	if err != nil {
-		return nil, nix.BuildErrorf(nix.StatusMiscFailure, "%v", err)
-	}
-	return drv, nil
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/kilnbuild/kiln/executor/build"
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/conf"
+	"github.com/kilnbuild/kiln/nix/drvopts"
 	"github.com/kilnbuild/kiln/store/local"
 )
 
@@ -25,13 +27,16 @@ type Settings struct {
 	// System and ExtraPlatforms are the systems that builders may ask for.
 	System         string
 	ExtraPlatforms []string
-	// SystemFeatures are what derivations may require of this machine.
+	// SystemFeatures are what derivations may require of this machine. Those that
+	// come with experimental features need not be among them.
 	SystemFeatures []string
 	// LogCommand is how a person reads a log; messages of failures name it.
 	LogCommand string
 	// LogTail shows the last lines of the log in the message of a failure. It is
 	// off where the log is shown while it is written.
 	LogTail bool
+	// ExperimentalFeatures are those of Nix that are on.
+	ExperimentalFeatures conf.Features
 	// Attempt are the settings of a single attempt.
 	Attempt build.Settings
 }
@@ -54,6 +59,9 @@ var _ nix.Builder = (*Executor)(nil)
 // caller's, and must outlive it.
 func New(st *local.Store, machine *build.Machine, settings Settings) *Executor {
 	ctx, stop := context.WithCancelCause(context.Background())
+	if settings.ExperimentalFeatures.Has(conf.CADerivations) {
+		settings.SystemFeatures = append(slices.Clone(settings.SystemFeatures), drvopts.FeatureContentAddressed)
+	}
 	if settings.LogCommand == "" {
 		settings.LogCommand = "kiln log"
 	}
@@ -123,14 +131,24 @@ var errSiblingFailed = errors.New("another build of the same request failed")
 
 // want makes one derived path valid.
 func (r *request) want(ctx context.Context, p nix.DerivedPath) outcome {
-	switch {
-	case len(p.Via) > 0:
-		return failure(nix.BuildErrorf(nix.StatusInputRejected,
-			"cannot build '%s': outputs of dynamic derivations are not supported", p.Format(r.executor.store.Dir(), "^")))
-	case p.IsOpaque():
+	if p.IsOpaque() && len(p.Via) == 0 {
 		return r.wantPath(ctx, p.Path)
 	}
-	return r.wantOutputs(ctx, p.Path, p.Outputs)
+	if len(p.Via) == 0 {
+		return r.wantOutputs(ctx, p.Path, p.Outputs, r.mode)
+	}
+	if rejection := r.require(conf.DynamicDerivations); rejection != nil {
+		return failure(rejection)
+	}
+	drv := p.Path
+	for _, via := range p.Via {
+		out := r.wantOutputs(ctx, drv, nix.OutputSpec{Names: []nix.OutputName{via}}, inputMode(r.mode))
+		if out.err != nil || !out.result.Status.Success() {
+			return out
+		}
+		drv = out.result.Outputs[via].OutPath
+	}
+	return r.wantOutputs(ctx, drv, p.Outputs, r.mode)
 }
 
 // wantPath makes a store object valid that nothing is known of but its path.

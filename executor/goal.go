@@ -18,7 +18,8 @@ type goalKey struct {
 type goalKind uint8
 
 const (
-	buildGoal goalKind = iota + 1 // make all outputs of the derivation path valid
+	buildGoal   goalKind = iota + 1 // make all outputs of the derivation path valid
+	resolveGoal                     // find out what the inputs of the derivation path are
 )
 
 // outcome is what a goal ended with. Exactly one of result and err has
@@ -26,6 +27,8 @@ const (
 type outcome struct {
 	result nix.BuildResult
 	err    error
+	// resolved is what a resolveGoal that succeeded has found.
+	resolved nix.StorePath
 }
 
 // goal is one piece of work under way, or done.

@@ -2,11 +2,13 @@ package executor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/store"
 )
 
 // Plan is what a request would do.
@@ -22,6 +24,9 @@ type Plan struct {
 func (x *Executor) Plan(ctx context.Context, paths []nix.DerivedPath) (*Plan, error) {
 	p := &planner{x: x, visited: make(map[nix.StorePath]bool), plan: &Plan{}}
 	for _, path := range paths {
+		if len(path.Via) > 0 {
+			path.Outputs = nix.OutputSpec{Names: path.Via[:1]}
+		}
 		if path.IsOpaque() {
 			if err := p.source(ctx, path.Path); err != nil {
 				return nil, err
@@ -85,7 +90,7 @@ func (p *planner) derivation(ctx context.Context, root nix.StorePath, wanted nix
 		if err != nil {
 			return fmt.Errorf("plan: %w", err)
 		}
-		needed, err := p.needed(ctx, drv, s.wanted)
+		needed, err := p.needed(ctx, s.drv, drv, s.wanted)
 		if err != nil {
 			return err
 		}
@@ -100,23 +105,35 @@ func (p *planner) derivation(ctx context.Context, root nix.StorePath, wanted nix
 		}
 		stack = append(stack, step{drv: s.drv, done: true})
 		for _, in := range slices.Sorted(maps.Keys(drv.InputDrvs)) {
-			stack = append(stack, step{drv: in, wanted: nix.OutputSpec{Names: drv.InputDrvs[in].Outputs}})
+			// Outputs that are derivations have to be there before more can be said.
+			needed := append(slices.Clone(drv.InputDrvs[in].Outputs), slices.Collect(maps.Keys(drv.InputDrvs[in].Dynamic))...)
+			stack = append(stack, step{drv: in, wanted: nix.OutputSpec{Names: needed}})
 		}
 	}
 	return nil
 }
 
 // needed tells whether any wanted output is missing.
-func (p *planner) needed(ctx context.Context, drv *nix.Derivation, wanted nix.OutputSpec) (bool, error) {
+func (p *planner) needed(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, wanted nix.OutputSpec) (bool, error) {
 	var paths []nix.StorePath
 	for name, o := range drv.Outputs {
 		if !wanted.Contains(name) {
 			continue
 		}
-		if o.Path == "" {
+		path := o.Path
+		if path == "" && o.Kind != nix.Impure {
+			known, err := p.x.store.Realisation(ctx, nix.DrvOutput{Drv: drvPath, Output: name})
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
+				return false, err
+			}
+			if err == nil {
+				path = known.OutPath
+			}
+		}
+		if path == "" {
 			return true, nil
 		}
-		paths = append(paths, o.Path)
+		paths = append(paths, path)
 	}
 	valid, err := p.x.store.ValidPaths(ctx, paths)
 	return len(valid) < len(paths), err

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/kilnbuild/kiln/nix/base32"
 )
 
 // ContentAddressMethod says how the content of a store object is turned into
@@ -192,9 +194,26 @@ func DownstreamPlaceholder(drv StorePath, output OutputName) string {
 	return "/" + HashBytes(SHA256, []byte(clear)).Nix32()
 }
 
+// ComputedPlaceholder stands for an output of a derivation that is itself an
+// output, and which parent stands for: DownstreamPlaceholder or again
+// ComputedPlaceholder.
+func ComputedPlaceholder(parent string, output OutputName) string {
+	const folded = 20 // bytes, as in store paths
+	digest, err := base32.DecodeString(strings.TrimPrefix(parent, "/"))
+	if err != nil {
+		return ""
+	}
+	var short [folded]byte
+	for i, b := range digest {
+		short[i%folded] ^= b
+	}
+	clear := "nix-computed-output:" + base32.EncodeToString(short[:]) + ":" + string(output)
+	return "/" + HashBytes(SHA256, []byte(clear)).Nix32()
+}
+
 // ScratchPath is where an output is built whose final path is not known yet, or
-// is in use. of is the output's name (path not known) or the base name of the
-// path in use. It cannot collide with the path of any real object.
+// is in use. of is "name:" and the output's name (path not known) or the base
+// name of the path in use. It cannot collide with the path of any real object.
 func ScratchPath(dir StoreDir, drv StorePath, of string, name string) (StorePath, error) {
 	return MakeStorePath(dir, "rewrite:"+string(drv)+":"+of, NewHash(SHA256, make([]byte, SHA256.Size())), name)
 }

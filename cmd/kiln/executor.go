@@ -21,13 +21,14 @@ func (c *configuration) executor(st *local.Store, showsLogs bool) (*executor.Exe
 	}
 	launcher := sandbox.NewLauncher()
 	x := executor.New(st, &build.Machine{Store: st, Launcher: launcher, Users: users}, executor.Settings{
-		MaxJobs:        s.MaxJobs,
-		KeepGoing:      s.KeepGoing,
-		System:         s.System,
-		ExtraPlatforms: s.ExtraPlatforms,
-		SystemFeatures: s.SystemFeatures,
-		LogTail:        !showsLogs,
-		Attempt:        c.attemptSettings(),
+		MaxJobs:              s.MaxJobs,
+		KeepGoing:            s.KeepGoing,
+		System:               s.System,
+		ExtraPlatforms:       s.ExtraPlatforms,
+		SystemFeatures:       s.SystemFeatures,
+		LogTail:              !showsLogs,
+		ExperimentalFeatures: s.ExperimentalFeatures,
+		Attempt:              c.attemptSettings(),
 	})
 	return x, func() error { return errors.Join(x.Close(), launcher.Close()) }, nil
 }

@@ -118,15 +118,17 @@ type run struct {
 	fallback  string // why there is no isolation although there should be
 
 	scratch map[nix.OutputName]nix.StorePath
-	spec    *sandbox.Spec
+	// redirected has, for outputs that are built elsewhere than where they are
+	// known to belong, the scratch path by that path.
+	redirected map[nix.StorePath]nix.StorePath
+	spec       *sandbox.Spec
 }
 
 // prepare describes the sandbox and writes the builder's files.
 func (r *run) prepare(ctx context.Context) error {
 	a, st := r.attempt, r.machine.Store
-	r.scratch = make(map[nix.OutputName]nix.StorePath)
-	for name, o := range a.Drv.Outputs {
-		r.scratch[name] = o.Path
+	if err := r.chooseScratch(); err != nil {
+		return err
 	}
 	graphs, err := referencesGraphs(st.Dir(), a.Options, a.Closure, func(drv nix.StorePath) ([]*nix.PathInfo, error) { return r.outputClosure(ctx, drv) })
 	if err != nil {
@@ -146,7 +148,7 @@ func (r *run) prepare(ctx context.Context) error {
 		userNamespace: userNS, shm: exists("/dev/shm"), kvm: exists("/dev/kvm"),
 	}
 	if r.isolation == sandbox.None {
-		if err := r.writeDirectly(ctx); err != nil {
+		if err := r.writeDirectly(); err != nil {
 			return err
 		}
 	}
@@ -155,7 +157,7 @@ func (r *run) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	sur, err := surround(a, r.settings, st.Dir(), p.insideBuildDir(r.settings), r.scratch, graphs)
+	sur, err := surround(a, r.settings, st.Dir(), p.insideBuildDir(r.settings), r.scratch, r.redirected, graphs)
 	if err != nil {
 		return err
 	}
@@ -169,24 +171,42 @@ func (r *run) prepare(ctx context.Context) error {
 	return nil
 }
 
-// writeDirectly makes the store ready for a builder without a sandbox. An output
-// that is valid cannot be written again.
-func (r *run) writeDirectly(ctx context.Context) error {
+// chooseScratch decides by which paths the builder knows its outputs. That is
+// where they belong, unless nobody knows that yet, or something is there that a
+// builder without a sandbox must not overwrite.
+func (r *run) chooseScratch() (err error) {
+	a, dir := r.attempt, r.machine.Store.Dir()
+	r.scratch = make(map[nix.OutputName]nix.StorePath, len(a.Drv.Outputs))
+	r.redirected = make(map[nix.StorePath]nix.StorePath)
+	for name := range a.Drv.Outputs {
+		known := a.Known[name]
+		of := "name:" + string(name)
+		switch {
+		case known.Path == "":
+		case r.isolation == sandbox.Full || !known.Valid && !known.Damaged:
+			r.scratch[name] = known.Path
+			continue
+		default:
+			of = string(known.Path)
+		}
+		if r.scratch[name], err = nix.ScratchPath(dir, a.DrvPath, of, nix.OutputPathName(a.Drv.Name, name)); err != nil {
+			return err
+		}
+		if known.Path != "" {
+			r.redirected[known.Path] = r.scratch[name]
+		}
+	}
+	return nil
+}
+
+// writeDirectly makes the store ready for a builder without a sandbox.
+func (r *run) writeDirectly() error {
 	st := r.machine.Store
 	if st.RealDir() != string(st.Dir()) {
 		return fmt.Errorf("cannot build '%s' without a sandbox: the files of this store are in '%s', where builders do not look for '%s'; set `sandbox = true`, or use a store without a root of its own",
 			st.Dir().Join(r.attempt.DrvPath), st.RealDir(), st.Dir())
 	}
-	paths := slices.Collect(maps.Values(r.scratch))
-	valid, err := st.ValidPaths(ctx, paths)
-	if err != nil {
-		return err
-	}
-	if len(valid) > 0 {
-		return fmt.Errorf("cannot build '%s' without a sandbox: its output '%s' is valid already, and would be overwritten",
-			st.Dir().Join(r.attempt.DrvPath), st.Dir().Join(valid[0]))
-	}
-	return r.work.Direct(paths)
+	return r.work.Direct(slices.Collect(maps.Values(r.scratch)))
 }
 
 // outputClosure gives the closure of those outputs of a derivation that are valid.
@@ -352,43 +372,60 @@ func signalName(s syscall.Signal) string {
 	return s.String()
 }
 
-// register takes the outputs and makes them valid, in one transaction.
-func (r *run) register(ctx context.Context) (map[nix.OutputName]nix.Realisation, error) {
-	a, st := r.attempt, r.machine.Store
+// job says what the build left, and what has to be seen to.
+func (r *run) job() *outputs.Job {
+	a := r.attempt
 	job := &outputs.Job{
 		DrvPath: a.DrvPath, DrvName: a.Drv.Name, Inputs: slices.Collect(maps.Keys(a.Closure)),
 		Owner: local.Owner{UID: r.user.UID, Count: 1, Own: r.user.Own}, DiscardReferences: a.Options.UnsafeDiscardReferences,
-		Checks: a.Options.Checks,
+		Checks: a.Options.Checks, Replace: a.Mode == nix.BuildRepair,
 	}
 	for _, name := range a.Drv.OutputNames() {
-		o := a.Drv.Outputs[name]
-		valid, err := st.ValidPaths(ctx, []nix.StorePath{o.Path})
-		if err != nil {
-			return nil, err
-		}
+		known := a.Known[name]
 		job.Outputs = append(job.Outputs, outputs.Produced{
-			Name: name, Spec: o, Scratch: r.scratch[name], Actual: r.actual(r.scratch[name]), Valid: len(valid) == 1,
+			Name: name, Spec: a.Drv.Outputs[name], Scratch: r.scratch[name], Actual: r.actual(r.scratch[name]),
+			Known: known.Path, Valid: known.Valid && a.Mode != nix.BuildCheck,
 		})
 	}
-	collected, err := outputs.Collect(ctx, st, job)
+	return job
+}
+
+// register takes the outputs and makes them valid, in one transaction.
+func (r *run) register(ctx context.Context) (map[nix.OutputName]nix.Realisation, error) {
+	a, st := r.attempt, r.machine.Store
+	if a.Mode == nix.BuildCheck {
+		return r.compare(ctx)
+	}
+	collected, err := outputs.Collect(ctx, st, r.job())
+	made := r.known()
 	// What was made is registered even if it is not what was asked for: content
 	// under the path that follows from it is always true.
 	var registrations []local.Registration
 	for _, c := range collected {
 		c.Info.RegistrationTime = time.Now()
-		registrations = append(registrations, local.Registration{Info: c.Info})
+		id := nix.DrvOutput{Drv: a.DrvPath, Output: c.Output}
+		made[c.Output] = nix.Realisation{ID: id, OutPath: c.Info.Path}
+		registration := local.Registration{Info: c.Info}
+		if a.Realise && err == nil {
+			registration.Realises = []nix.DrvOutput{id}
+		}
+		registrations = append(registrations, registration)
 	}
 	if rerr := st.Register(ctx, registrations); rerr != nil {
 		return nil, errors.Join(err, rerr)
 	}
-	if err != nil {
-		return nil, err
+	return made, err
+}
+
+// known gives the outputs that are known before the build.
+func (r *run) known() map[nix.OutputName]nix.Realisation {
+	made := make(map[nix.OutputName]nix.Realisation, len(r.attempt.Known))
+	for name, k := range r.attempt.Known {
+		if k.Path != "" {
+			made[name] = nix.Realisation{ID: nix.DrvOutput{Drv: r.attempt.DrvPath, Output: name}, OutPath: k.Path}
+		}
 	}
-	made := make(map[nix.OutputName]nix.Realisation, len(a.Drv.Outputs))
-	for name, o := range a.Drv.Outputs {
-		made[name] = nix.Realisation{ID: nix.DrvOutput{Drv: a.DrvPath, Output: name}, OutPath: o.Path}
-	}
-	return made, nil
+	return made
 }
 
 // actual is where the builder left what it knew as p.

@@ -71,7 +71,7 @@ func TestDescribe(t *testing.T) {
 			a, s, p := testAttempt(), testSettings(), testSite()
 			c.change(a, s, p)
 			scratch := map[nix.OutputName]nix.StorePath{"out": testOut}
-			sur, err := surround(a, s, p.dir, p.insideBuildDir(s), scratch, nil)
+			sur, err := surround(a, s, p.dir, p.insideBuildDir(s), scratch, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,7 +125,7 @@ func TestDescribeRefusesBuildDirAroundStore(t *testing.T) {
 func TestSurroundings(t *testing.T) {
 	a, s := testAttempt(), testSettings()
 	scratch := map[nix.OutputName]nix.StorePath{"out": testOut}
-	sur, err := surround(a, s, nix.DefaultStoreDir, "/build", scratch, nil)
+	sur, err := surround(a, s, nix.DefaultStoreDir, "/build", scratch, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestImpureVariables(t *testing.T) {
 		nix.Fixed:          {"from environment", "from settings", ""},
 	} {
 		a.Drv.Outputs["out"] = nix.DerivationOutput{Kind: kind, Path: testOut, Hash: nix.HashBytes(nix.SHA256, nil)}
-		sur, err := surround(a, s, nix.DefaultStoreDir, "/build", nil, nil)
+		sur, err := surround(a, s, nix.DefaultStoreDir, "/build", nil, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

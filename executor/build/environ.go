@@ -22,10 +22,11 @@ type surroundings struct {
 
 // surround computes a builder's surroundings. buildDir is the build directory as
 // the builder sees it, scratch has the paths that it is to write to, graphs the
-// contents of the references graphs it asked for. The order in which variables
+// contents of the references graphs it asked for. Where the derivation has a path
+// of redirected, the builder sees the one that it has there. The order in which variables
 // override each other is that of the Nix manual ("Build Execution").
-func surround(a *Attempt, s *Settings, dir nix.StoreDir, buildDir string, scratch map[nix.OutputName]nix.StorePath, graphs graph) (*surroundings, error) {
-	placeholders := placeholderReplacer(dir, scratch)
+func surround(a *Attempt, s *Settings, dir nix.StoreDir, buildDir string, scratch map[nix.OutputName]nix.StorePath, redirected map[nix.StorePath]nix.StorePath, graphs graph) (*surroundings, error) {
+	placeholders := placeholderReplacer(dir, scratch, redirected)
 	sur := &surroundings{
 		files: make(map[string]string),
 		env: map[string]string{
@@ -101,11 +102,14 @@ func (sur *surroundings) addStructured(attrs string, dir nix.StoreDir, buildDir 
 }
 
 // placeholderReplacer puts the paths that a builder is to write to where the
-// derivation has placeholders for them.
-func placeholderReplacer(dir nix.StoreDir, scratch map[nix.OutputName]nix.StorePath) *strings.Replacer {
+// derivation has placeholders for them, or other paths.
+func placeholderReplacer(dir nix.StoreDir, scratch map[nix.OutputName]nix.StorePath, redirected map[nix.StorePath]nix.StorePath) *strings.Replacer {
 	var pairs []string
 	for _, name := range slices.Sorted(maps.Keys(scratch)) {
 		pairs = append(pairs, nix.Placeholder(name), dir.Join(scratch[name]))
+	}
+	for _, from := range slices.Sorted(maps.Keys(redirected)) {
+		pairs = append(pairs, from.HashPart(), redirected[from].HashPart())
 	}
 	return strings.NewReplacer(pairs...)
 }

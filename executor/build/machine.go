@@ -72,10 +72,23 @@ type Attempt struct {
 	Options *drvopts.Options
 	// Closure has every store object that the builder may see.
 	Closure map[nix.StorePath]*nix.PathInfo
+	// Mode says what to do about outputs that are valid.
+	Mode nix.BuildMode
+	// Known has what is known of each output before the build.
+	Known map[nix.OutputName]KnownOutput
+	// Realise also records which objects the outputs are.
+	Realise bool
 	Log     nix.LogSink
 	// BuilderEnded is called as soon as the builder is gone, before its outputs
 	// are looked at: another builder may start. It may be called again.
 	BuilderEnded func()
+}
+
+// KnownOutput is what is known of an output before its derivation is built.
+type KnownOutput struct {
+	Path    nix.StorePath // where it belongs, or what it was before; "" if neither is known
+	Valid   bool          // it is there and as it should be
+	Damaged bool          // it counts as valid, but is to be replaced
 }
 
 // Result is what there is to say of an attempt in which a builder ran, whether

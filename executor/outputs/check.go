@@ -18,7 +18,7 @@ func (c *collector) check(ctx context.Context, all []*made) error {
 	}
 	k := &checker{collector: c, byPath: make(map[nix.StorePath]*nix.PathInfo), byName: make(map[nix.OutputName]nix.StorePath)}
 	for _, f := range c.seen {
-		k.byName[f.Name] = f.Spec.Path
+		k.byName[f.Name] = c.final[f.Scratch]
 	}
 	for _, m := range all {
 		k.byPath[m.Info.Path] = &m.Info

@@ -3,8 +3,8 @@ package outputs
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"github.com/kilnbuild/kiln/nix"
@@ -24,8 +24,12 @@ type Produced struct {
 	// Scratch is the path that the builder knew it by. For outputs with a known
 	// path in a sandbox it is that path.
 	Scratch nix.StorePath
-	// Valid says that the store has this output already: what the builder made
-	// is not looked at.
+	// Known is where the output belongs, or what it was when it was built before. It
+	// is empty for an output whose path is still to follow from its content. The
+	// caller holds its lock.
+	Known nix.StorePath
+	// Valid says that the store has this output already, as Known: what the builder
+	// made is not looked at.
 	Valid bool
 }
 
@@ -43,6 +47,8 @@ type Job struct {
 	DiscardReferences map[nix.OutputName]bool
 	// Checks gives what an output has to comply with, nil for nothing.
 	Checks func(nix.OutputName) *drvopts.OutputChecks
+	// Replace exchanges outputs that are valid, because they are damaged.
+	Replace bool
 }
 
 // Collected is an output that is in its final place, read-only and canonical,
@@ -56,31 +62,19 @@ type Collected struct {
 // with every process that it started. The caller holds the locks of the final
 // paths that are known.
 //
+// The result has what is new: no output that was valid before the build, but one
+// that turned out to be valid because something else has the same content.
+//
 // A *nix.BuildError says that an output is not acceptable: nothing of it is in the
 // store then. Only for a fixed output with another hash than stated, the result
 // has the object that was made nevertheless, under the path that follows from its
 // content: it is true, only not what was asked for.
 func Collect(ctx context.Context, st *local.Store, job *Job) (_ []Collected, err error) {
-	c := &collector{store: st, job: job, seen: make(map[nix.OutputName]*found)}
+	c := newCollector(st, job)
 	defer func() { err = errors.Join(err, c.clean()) }()
-	if err := c.examine(ctx); err != nil {
-		return nil, err
-	}
-	order, err := c.order()
+	all, mismatch, err := c.make(ctx)
 	if err != nil {
 		return nil, err
-	}
-	var all []*made
-	var mismatch error
-	for _, name := range order {
-		m, err := c.finish(ctx, c.seen[name])
-		if err != nil {
-			return nil, err
-		}
-		if m != nil {
-			all = append(all, m)
-			mismatch = errors.Join(mismatch, m.mismatch)
-		}
 	}
 	if mismatch == nil {
 		if err := c.check(ctx, all); err != nil {
@@ -109,10 +103,11 @@ type made struct {
 type found struct {
 	*Produced
 	shape   shape
+	at      string // where its files are
 	scanned scanned
-	// refs are the objects that it refers to, under the names that the builder
-	// knew them by.
-	refs []nix.StorePath
+	// hits are the objects whose hash parts occur in it, under the names that the
+	// builder knew them by; refs are those that count as its references.
+	hits, refs []nix.StorePath
 }
 
 type collector struct {
@@ -120,6 +115,40 @@ type collector struct {
 	job   *Job
 	seen  map[nix.OutputName]*found
 	temps []*local.TempDir
+	// final has, for the outputs that are finished, the objects that they have
+	// become, by the path that the builder knew them by.
+	final map[nix.StorePath]nix.StorePath
+}
+
+func newCollector(st *local.Store, job *Job) *collector {
+	return &collector{store: st, job: job, seen: make(map[nix.OutputName]*found), final: make(map[nix.StorePath]nix.StorePath)}
+}
+
+// make makes objects of all outputs that are to be looked at, each after those
+// that it refers to.
+func (c *collector) make(ctx context.Context) (all []*made, mismatch error, err error) {
+	if err := c.examine(ctx); err != nil {
+		return nil, nil, err
+	}
+	order, err := c.order()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range order {
+		f := c.seen[name]
+		if f.Valid {
+			c.final[f.Scratch] = f.Known
+			continue
+		}
+		m, err := c.finish(ctx, f)
+		if err != nil {
+			return nil, nil, err
+		}
+		c.final[f.Scratch] = m.Info.Path
+		all = append(all, m)
+		mismatch = errors.Join(mismatch, m.mismatch)
+	}
+	return all, mismatch, nil
 }
 
 // clean removes the directories that were made on the way.
@@ -147,7 +176,7 @@ func (c *collector) examine(ctx context.Context) error {
 	canonical := c.store.Canonicaliser(c.job.Owner)
 	for i := range c.job.Outputs {
 		o := &c.job.Outputs[i]
-		f := &found{Produced: o}
+		f := &found{Produced: o, at: o.Actual}
 		c.seen[o.Name] = f
 		if o.Valid {
 			continue
@@ -156,20 +185,46 @@ func (c *collector) examine(ctx context.Context) error {
 		if f.shape, err = c.look(o); err != nil {
 			return err
 		}
-		search := parts
-		if c.job.DiscardReferences[o.Name] {
-			search = nil
-		}
-		f.scanned, err = scan(ctx, o.Actual, search, canonical.Inode)
-		if err != nil {
-			return rejected(err)
+		if err := c.scan(ctx, f, parts, canonical); err != nil {
+			return err
 		}
 		for _, part := range f.scanned.refs {
-			f.refs = append(f.refs, candidates[part])
+			f.hits = append(f.hits, candidates[part])
 		}
-		slices.Sort(f.refs)
+		slices.Sort(f.hits)
+		if !c.job.DiscardReferences[o.Name] {
+			f.refs = f.hits
+		}
 	}
 	return nil
+}
+
+// scan walks an output once. If its builder had the network, it may have handed
+// a descriptor of the files to somebody who is still there: they are copied on
+// the way, and nobody has a descriptor of the copies.
+func (c *collector) scan(ctx context.Context, f *found, parts []string, canonical *local.Canonicaliser) (err error) {
+	s := scanOptions{search: parts, onInode: canonical.Inode}
+	if f.Spec.Method == nix.Recursive && f.Spec.Algorithm != 0 && f.Spec.Algorithm != nix.SHA256 {
+		s.alsoHash = f.Spec.Algorithm
+	}
+	if !f.Spec.Kind.IsPure() {
+		if s.copyTo, err = c.temp(ctx); err != nil {
+			return err
+		}
+		f.at = s.copyTo
+	}
+	f.scanned, err = scan(ctx, f.Actual, s)
+	return rejected(err)
+}
+
+// temp gives a path for a tree that may be moved into the store.
+func (c *collector) temp(ctx context.Context) (string, error) {
+	t, err := c.store.TempDir(ctx)
+	if err != nil {
+		return "", err
+	}
+	c.temps = append(c.temps, t)
+	return filepath.Join(t.Path(), "x"), nil
 }
 
 // rejected turns what a walk over a builder's files found wrong with them into
@@ -208,22 +263,86 @@ func (c *collector) order() ([]nix.OutputName, error) {
 	return order, err
 }
 
-// finish says what object an output is.
+// finish says what object an output is, and puts the names of objects into it
+// that its builder could not know.
 func (c *collector) finish(ctx context.Context, f *found) (*made, error) {
-	if f.Valid {
-		return nil, nil
+	if f.Spec.Kind == nix.InputAddressed {
+		return c.finishStated(ctx, f)
 	}
-	switch f.Spec.Kind {
-	case nix.InputAddressed:
-		return &made{from: f.Actual, expected: f.Spec.Path, Collected: Collected{Output: f.Name, Info: nix.PathInfo{
-			Path: f.Spec.Path, NARHash: f.scanned.narHash, NARSize: f.scanned.narSize, References: f.refs,
-			Deriver: c.job.DrvPath, Ultimate: true,
-		}}}, nil
-	case nix.Fixed:
-		return c.finishFixed(ctx, f)
+	m, err := c.finishContent(ctx, f)
+	if err != nil || f.Spec.Kind != nix.Fixed {
+		return m, err
 	}
-	return nil, fmt.Errorf("collect output '%s' of '%s': outputs of the kind '%s' are not supported",
-		f.Name, c.store.Dir().Join(c.job.DrvPath), f.Spec.Kind)
+	if got := m.Info.CA.Hash; got != f.Spec.Hash {
+		m.mismatch = nix.BuildErrorf(nix.StatusHashMismatch, "hash mismatch in fixed-output derivation '%s':\n  specified: %s\n     got:    %s",
+			c.store.Dir().Join(c.job.DrvPath), f.Spec.Hash.SRI(), got.SRI())
+	}
+	return m, nil
+}
+
+// finishStated makes an object of an output whose path the derivation states.
+func (c *collector) finishStated(ctx context.Context, f *found) (*made, error) {
+	rewrites := c.rewrites(f)
+	if f.Scratch != f.Spec.Path && slices.Contains(f.hits, f.Scratch) {
+		rewrites[f.Scratch.HashPart()] = f.Spec.Path.HashPart()
+	}
+	refs := c.references(f)
+	m := c.begin(f, f.Spec.Path, refs)
+	return m, c.rewrite(ctx, f, m, rewrites)
+}
+
+// begin describes the object that an output becomes.
+func (c *collector) begin(f *found, path nix.StorePath, refs nix.References) *made {
+	all := refs.Others
+	if refs.Self {
+		all = append(all, path)
+	}
+	slices.Sort(all)
+	return &made{from: f.at, expected: f.Known, Collected: Collected{Output: f.Name, Info: nix.PathInfo{
+		Path: path, NARHash: f.scanned.narHash, NARSize: f.scanned.narSize, References: slices.Compact(all),
+		Deriver: c.job.DrvPath, Ultimate: true,
+	}}}
+}
+
+// references gives what an output refers to, by final names.
+func (c *collector) references(f *found) (refs nix.References) {
+	for _, r := range f.refs {
+		if r == f.Scratch {
+			refs.Self = true
+			continue
+		}
+		if final, ok := c.final[r]; ok {
+			r = final
+		}
+		refs.Others = append(refs.Others, r)
+	}
+	return refs
+}
+
+// rewrites gives which hash parts in an output have to be replaced because other
+// outputs have become something else than what the builder knew them by.
+func (c *collector) rewrites(f *found) map[string]string {
+	rewrites := make(map[string]string)
+	for _, r := range f.hits {
+		if final, ok := c.final[r]; ok && final != r {
+			rewrites[r.HashPart()] = final.HashPart()
+		}
+	}
+	return rewrites
+}
+
+// rewrite replaces hash parts in the files of an output.
+func (c *collector) rewrite(ctx context.Context, f *found, m *made, rewrites map[string]string) error {
+	if len(rewrites) == 0 {
+		return nil
+	}
+	to, err := c.temp(ctx)
+	if err != nil {
+		return err
+	}
+	m.from = to
+	m.Info.NARHash, m.Info.NARSize, err = copyRewritten(ctx, f.at, to, rewrites)
+	return rejected(err)
 }
 
 // place moves an output to where it belongs. If that is another path than was
@@ -234,17 +353,21 @@ func (c *collector) place(ctx context.Context, m *made) error {
 	if m.from == c.store.RealPath(m.Info.Path) {
 		return nil
 	}
-	if m.Info.Path == m.expected {
-		return c.store.Place(ctx, m.from, m.Info.Path)
+	if m.Info.Path != m.expected {
+		lock, err := c.store.LockPaths(ctx, []nix.StorePath{m.Info.Path}, nil)
+		if err != nil {
+			return err
+		}
+		defer lock.Release()
 	}
-	lock, err := c.store.LockPaths(ctx, []nix.StorePath{m.Info.Path}, nil)
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
 	valid, err := c.store.ValidPaths(ctx, []nix.StorePath{m.Info.Path})
-	if err != nil || len(valid) > 0 {
+	switch {
+	case err != nil:
 		return err
+	case len(valid) == 0:
+		return c.store.Place(ctx, m.from, m.Info.Path)
+	case c.job.Replace:
+		return c.store.Replace(ctx, m.from, m.Info.Path)
 	}
-	return c.store.Place(ctx, m.from, m.Info.Path)
+	return nil
 }

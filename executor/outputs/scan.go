@@ -1,6 +1,7 @@
 package outputs
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"hash"
@@ -16,29 +17,55 @@ import (
 type scanned struct {
 	narHash nix.Hash
 	narSize int64
+	also    nix.Hash // of the archive, by another algorithm
 	refs    []string // hash parts, sorted
 }
 
-// scan walks the tree at path once and gives the hash and size of its archive
-// and which of the candidates' hash parts occur in it. onInode sees every inode
-// before its content is read.
-func scan(ctx context.Context, path string, candidates []string, onInode func(*nar.Inode) error) (scanned, error) {
+// scanOptions say what one walk over an output is to do.
+type scanOptions struct {
+	search   []string               // hash parts that are looked for
+	onInode  func(*nar.Inode) error // sees every inode before its content is read
+	alsoHash nix.HashAlgorithm      // a second hash of the archive, if not zero
+	copyTo   string                 // a path that gets a copy in fresh inodes, if not empty
+}
+
+// scan walks the tree at path once.
+func scan(ctx context.Context, path string, opts scanOptions) (result scanned, err error) {
 	digest := sha256.New()
-	finder, err := refscan.NewScanner(candidates)
+	finder, err := refscan.NewScanner(opts.search)
 	if err != nil {
 		return scanned{}, err
 	}
-	tee := newTee(ctx, digest, finder)
-	size, err := nar.Dump(tee, path, nar.DumpOptions{Inode: onInode, MakeReadable: true})
+	hashes := io.Writer(digest)
+	also := hash.Hash(nil)
+	if opts.alsoHash != 0 {
+		also = opts.alsoHash.New()
+		hashes = io.MultiWriter(digest, also)
+	}
+	tee := newTee(ctx, hashes, finder)
+	dump := func(w io.Writer) (err error) {
+		result.narSize, err = nar.Dump(w, path, nar.DumpOptions{Inode: opts.onInode, MakeReadable: true})
+		return err
+	}
+	if opts.copyTo == "" {
+		err = dump(tee)
+	} else {
+		err = through(
+			func(w io.Writer) error { return dump(io.MultiWriter(tee, w)) },
+			func(r io.Reader) error {
+				_, err := nar.Restore(opts.copyTo, bufio.NewReader(r), nar.RestoreOptions{})
+				return err
+			})
+	}
 	tee.Close()
 	if err != nil {
 		return scanned{}, err
 	}
-	return scanned{
-		narHash: nix.SumHash(nix.SHA256, digest),
-		narSize: size,
-		refs:    finder.Found(),
-	}, nil
+	result.narHash, result.refs = nix.SumHash(nix.SHA256, digest), finder.Found()
+	if also != nil {
+		result.also = nix.SumHash(opts.alsoHash, also)
+	}
+	return result, nil
 }
 
 // tee gives everything that is written to it to a hash and to a second writer.
@@ -47,7 +74,7 @@ func scan(ctx context.Context, path string, candidates []string, onInode func(*n
 // core while it is hashed on another. Memory is bounded by teeBuffers blocks.
 type tee struct {
 	ctx    context.Context
-	hash   hash.Hash
+	hash   io.Writer
 	second io.Writer
 	n      int64
 	blocks chan *[]byte // to the goroutine; nil while there is none
@@ -60,7 +87,7 @@ const (
 	teeBuffers   = 8
 )
 
-func newTee(ctx context.Context, hash hash.Hash, second io.Writer) *tee {
+func newTee(ctx context.Context, hash, second io.Writer) *tee {
 	return &tee{ctx: ctx, hash: hash, second: second}
 }
 

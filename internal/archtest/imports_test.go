@@ -19,7 +19,7 @@ var layers = [][]string{
 	// Layer 1: the vocabulary, and its forms as text; system calls as data.
 	{"nix", "sandbox/launcher"},
 	{"sandbox/program"},
-	{"nix/aterm", "nix/narinfo", "nix/conf"},
+	{"nix/aterm", "nix/narinfo", "nix/conf", "nix/githash"},
 	{"nix/drvjson", "nix/drvopts"},
 	// Layer 2: contracts.
 	{"store", "wire/worker", "wire/serve", "mountns"},
@@ -27,7 +27,7 @@ var layers = [][]string{
 	{"store/local", "store/binarycache", "store/remote", "sandbox"},
 	{"store/gc", "daemon"},
 	// Layers 4 to 6: what builds.
-	{"recursive", "executor/outputs", "executor/builtin"},
+	{"recursive", "executor/outputs", "executor/builtin", "executor/compare", "executor/hook", "progress"},
 	{"executor/build"},
 	{"executor", "api/kiln/v1"},
 	{"rpc"},

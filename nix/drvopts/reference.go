@@ -1,8 +1,6 @@
 package drvopts
 
 import (
-	"strings"
-
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/base32"
 )
@@ -68,23 +66,7 @@ func (p *parser) addPlaceholders(drv nix.DerivedPath, in nix.InputOutputs, name 
 		inner.Via = append(drv.Via[:len(drv.Via):len(drv.Via)], output)
 		parent := name(output)
 		p.addPlaceholders(inner, child, func(output nix.OutputName) string {
-			return dynamicPlaceholder(parent, output)
+			return nix.ComputedPlaceholder(parent, output)
 		})
 	}
-}
-
-// dynamicPlaceholder stands for an output of a derivation that itself is an
-// output, for which parent stands.
-func dynamicPlaceholder(parent string, output nix.OutputName) string {
-	const folded = 20 // as in store paths
-	digest, err := base32.DecodeString(strings.TrimPrefix(parent, "/"))
-	if err != nil {
-		return ""
-	}
-	var short [folded]byte
-	for i, b := range digest {
-		short[i%folded] ^= b
-	}
-	clear := "nix-computed-output:" + base32.EncodeToString(short[:]) + ":" + string(output)
-	return "/" + nix.HashBytes(nix.SHA256, []byte(clear)).Nix32()
 }

@@ -64,6 +64,29 @@ func (s *Store) Realisation(ctx context.Context, id nix.DrvOutput) (*nix.Realisa
 	return found, err
 }
 
+// keyedRealisation is a realisation with what the table calls its derivation.
+type keyedRealisation struct {
+	key         string
+	realisation *nix.Realisation
+}
+
+// realised gives the realisations that come with objects.
+func (s *Store) realised(ctx context.Context, objects []Registration) (all []keyedRealisation, err error) {
+	for _, o := range objects {
+		for _, id := range o.Realises {
+			if s.realisations == noRealisations {
+				return nil, errNoRealisations
+			}
+			key, err := s.realisationKey(ctx, id)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, keyedRealisation{key, &nix.Realisation{ID: id, OutPath: o.Info.Path}})
+		}
+	}
+	return all, nil
+}
+
 // RegisterRealisation implements store.RealisationStore. What an output has been
 // stays; registering the same again adds signatures, and something else is an
 // error. The object must be valid.

@@ -23,6 +23,9 @@ type Registration struct {
 	// for objects that are derivations. If it is nil for one of them, the
 	// derivation is read and checked.
 	Outputs map[nix.OutputName]nix.StorePath
+	// Realises names outputs of derivations that the object is from now on known to
+	// be (store.RealisationStore).
+	Realises []nix.DrvOutput
 }
 
 // maxDerivation bounds the size of a derivation file that is read, in bytes.
@@ -71,7 +74,21 @@ func (s *Store) Register(ctx context.Context, objects []Registration) error {
 			return fmt.Errorf("register: %w", err)
 		}
 	}
-	return s.db.write(ctx, func(c *sqlite.Conn) error { return s.insert(c, infos, outputs) })
+	realised, err := s.realised(ctx, objects)
+	if err != nil {
+		return fmt.Errorf("register: %w", err)
+	}
+	return s.db.write(ctx, func(c *sqlite.Conn) error {
+		if err := s.insert(c, infos, outputs); err != nil {
+			return err
+		}
+		for _, r := range realised {
+			if err := s.insertRealisation(c, r.key, r.realisation); err != nil {
+				return fmt.Errorf("register realisation of '%s': %w", s.printOutput(r.realisation.ID), err)
+			}
+		}
+		return nil
+	})
 }
 
 // insert writes the rows of objects and then those of their references.

@@ -1,0 +1,187 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/conf"
+)
+
+// inputMode is the mode in which the inputs of what is built in mode are wanted.
+func inputMode(mode nix.BuildMode) nix.BuildMode {
+	if mode == nix.BuildRepair {
+		return mode
+	}
+	return nix.BuildNormal
+}
+
+// input is what a derivation needs of another one.
+type input struct {
+	drv     nix.StorePath
+	outputs nix.InputOutputs
+}
+
+// realiseInputs makes the inputs of a derivation valid. It gives them, and which
+// of them is which output. The outcome is set when that did not succeed.
+func (r *request) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, mode nix.BuildMode) ([]nix.StorePath, realised, *outcome) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	var wanted []input
+	for _, p := range slices.Sorted(maps.Keys(drv.InputDrvs)) {
+		wanted = append(wanted, input{p, drv.InputDrvs[p]})
+	}
+	outs := make([]outcome, len(wanted)+len(drv.InputSrcs))
+	found := make([]realised, len(wanted))
+	var wg sync.WaitGroup
+	fail := func(out outcome) {
+		if !r.settings.KeepGoing && (out.err != nil || !out.result.Status.Success()) {
+			cancel(errSiblingFailed)
+		}
+	}
+	valid, err := r.executor.store.ValidPaths(ctx, drv.InputSrcs)
+	if err != nil {
+		return nil, nil, &outcome{err: err}
+	}
+	for i, p := range drv.InputSrcs {
+		if _, ok := slices.BinarySearch(valid, p); !ok {
+			outs[len(wanted)+i] = failure(nix.BuildErrorf(nix.StatusMiscFailure,
+				"dependency '%s' of '%s' does not exist, and there is no substituter that can build it", r.print(p), r.print(drvPath)))
+			fail(outs[len(wanted)+i])
+		}
+	}
+	mode = inputMode(mode)
+	for i, in := range wanted {
+		// What is valid already needs no goroutine.
+		if out := r.validInput(ctx, in, mode); out != nil {
+			outs[i], found[i] = *out, in.realised(*out)
+			fail(*out)
+			continue
+		}
+		wg.Go(func() {
+			outs[i], found[i] = r.realise(ctx, in, "", mode)
+			fail(outs[i])
+		})
+	}
+	wg.Wait()
+
+	var failed []nix.BuildResult
+	for _, out := range outs {
+		switch {
+		case errors.Is(out.err, errSiblingFailed):
+		case out.err != nil:
+			return nil, nil, &out
+		case !out.result.Status.Success():
+			failed = append(failed, out.result)
+		}
+	}
+	if len(failed) > 0 {
+		return nil, nil, r.dependencyFailed(drvPath, drv, failed)
+	}
+	paths, all := slices.Clone(drv.InputSrcs), make(realised)
+	for _, f := range found {
+		for in, p := range f {
+			all[in] = p
+			paths = append(paths, p)
+		}
+	}
+	return paths, all, nil
+}
+
+// realised says which outputs of an input the outcome is about.
+func (in input) realised(out outcome) realised {
+	found := make(realised, len(out.result.Outputs))
+	for name, o := range out.result.Outputs {
+		found[inputOutput{drv: in.drv, output: name}] = o.OutPath
+	}
+	return found
+}
+
+// realise makes valid what is needed of an input: its outputs, and those of the
+// derivations that outputs of it are.
+func (r *request) realise(ctx context.Context, in input, via string, mode nix.BuildMode) (outcome, realised) {
+	found := make(realised)
+	root := in.drv
+	var descend func(drv nix.StorePath, via string, needed nix.InputOutputs) outcome
+	descend = func(drv nix.StorePath, via string, needed nix.InputOutputs) outcome {
+		var spec nix.OutputSpec
+		spec.Names = append(slices.Clone(needed.Outputs), slices.Collect(maps.Keys(needed.Dynamic))...)
+		slices.Sort(spec.Names)
+		spec.Names = slices.Compact(spec.Names)
+		out := r.wantOutputs(ctx, drv, spec, mode)
+		if out.err != nil || !out.result.Status.Success() {
+			return out
+		}
+		for _, o := range needed.Outputs {
+			found[inputOutput{root, via, o}] = out.result.Outputs[o].OutPath
+		}
+		for _, o := range slices.Sorted(maps.Keys(needed.Dynamic)) {
+			if out := descend(out.result.Outputs[o].OutPath, via+string(o)+"^", needed.Dynamic[o]); out.err != nil || !out.result.Status.Success() {
+				return out
+			}
+		}
+		return out
+	}
+	return descend(in.drv, via, in.outputs), found
+}
+
+// validInput is the outcome for an input that is valid already, nil if there is
+// more to find out.
+func (r *request) validInput(ctx context.Context, in input, mode nix.BuildMode) *outcome {
+	if mode != nix.BuildNormal || len(in.outputs.Dynamic) > 0 || r.hasFeature(conf.CADerivations) {
+		return nil
+	}
+	known, err := r.executor.store.DerivationOutputs(ctx, in.drv)
+	if err != nil {
+		return nil
+	}
+	outputs := make(map[nix.OutputName]nix.Realisation, len(in.outputs.Outputs))
+	var paths []nix.StorePath
+	for _, name := range in.outputs.Outputs {
+		p, ok := known[name]
+		if !ok {
+			return nil
+		}
+		paths = append(paths, p)
+		outputs[name] = nix.Realisation{ID: nix.DrvOutput{Drv: in.drv, Output: name}, OutPath: p}
+	}
+	if err := r.executor.store.AddTempRoot(ctx, paths...); err != nil {
+		return &outcome{err: err}
+	}
+	valid, err := r.executor.store.ValidPaths(ctx, paths)
+	if err != nil {
+		return &outcome{err: err}
+	}
+	if len(valid) != len(paths) {
+		return nil
+	}
+	return &outcome{result: nix.BuildResult{Status: nix.StatusAlreadyValid, Outputs: outputs}}
+}
+
+func (r *request) dependencyFailed(drvPath nix.StorePath, drv *nix.Derivation, failed []nix.BuildResult) *outcome {
+	noun := "dependencies"
+	if len(failed) == 1 {
+		noun = "dependency"
+	}
+	var causes []nix.BuildStatus
+	var b strings.Builder
+	for _, f := range failed {
+		if f.Status == nix.StatusDependencyFailed {
+			causes = append(causes, f.Causes...)
+		} else {
+			causes = append(causes, f.Status)
+		}
+		b.WriteString(f.Message)
+		b.WriteByte('\n')
+	}
+	slices.Sort(causes)
+	fmt.Fprintf(&b, "Cannot build '%s'.\nReason: %d %s failed.", r.print(drvPath), len(failed), noun)
+	b.WriteString(outputPathsNote(r.executor.store.Dir(), &drv.BasicDerivation))
+	return &outcome{result: nix.BuildResult{Status: nix.StatusDependencyFailed, Message: b.String(), Causes: slices.Compact(causes)}}
+}
