@@ -77,12 +77,6 @@ func (r *request) admissible(drvPath nix.StorePath, drv *nix.Derivation, options
 	return nix.BuildErrorf(nix.StatusInputRejected, "Cannot build '%s'.%s", r.print(drvPath), reasons.String())
 }
 
-func (r *request) print(p nix.StorePath) string { return r.executor.store.Dir().Join(p) }
-
-func (r *request) event(kind nix.EventKind, p nix.StorePath, message string) {
-	r.log.Event(nix.Event{Kind: kind, Path: p, Message: message})
-}
-
 func joinNames(names []nix.OutputName) string {
 	quoted := make([]string, len(names))
 	for i, n := range names {

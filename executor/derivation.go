@@ -51,7 +51,9 @@ func (r *request) wantOutputs(ctx context.Context, drvPath nix.StorePath, wanted
 		return r.wantResolved(ctx, drvPath, drv, kind, wanted, mode)
 	}
 	key := goalKey{kind: buildGoal, path: drvPath, mode: mode}
-	out := r.await(ctx, key, func(ctx context.Context) outcome { return r.build(ctx, drvPath, drv, kind, mode) })
+	out := r.await(ctx, key, func(ctx context.Context) outcome {
+		return r.told(drvPath, r.build(ctx, drvPath, drv, kind, mode))
+	})
 	return out.only(wanted)
 }
 
@@ -107,7 +109,7 @@ func (r *request) rootOutputs(ctx context.Context, drvPath nix.StorePath, drv *n
 // When what its inputs turn out to be has been built from before, nothing is built.
 func (r *request) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, wanted nix.OutputSpec, mode nix.BuildMode) outcome {
 	resolution := r.await(ctx, goalKey{kind: resolveGoal, path: drvPath, mode: inputMode(mode)}, func(ctx context.Context) outcome {
-		return r.resolve(ctx, drvPath, drv, kind, mode)
+		return r.told(drvPath, r.resolve(ctx, drvPath, drv, kind, mode))
 	})
 	if resolution.err != nil || resolution.resolved == "" {
 		return resolution
@@ -239,6 +241,23 @@ func (r *request) attempt(ctx context.Context, drv *nix.Derivation, kind nix.Out
 	}
 	attempt.Known = known
 
+	rounds := 1
+	if attempt.Mode == nix.BuildCheck {
+		rounds = max(r.rounds, 1)
+	}
+	for times := 1; ; times++ {
+		out := r.once(ctx, drv, attempt)
+		if out.result.TimesBuilt > 0 {
+			out.result.TimesBuilt = times
+		}
+		if times == rounds || out.err != nil || !out.result.Status.Success() {
+			return out
+		}
+	}
+}
+
+// once runs the builder once, when there is a slot for it.
+func (r *request) once(ctx context.Context, drv *nix.Derivation, attempt *build.Attempt) outcome {
 	release, err := r.executor.slots.acquire(ctx)
 	if err != nil {
 		return outcome{err: err}
@@ -246,7 +265,7 @@ func (r *request) attempt(ctx context.Context, drv *nix.Derivation, kind nix.Out
 	defer release()
 	attempt.BuilderEnded = release
 	done, err := r.executor.machine.Run(ctx, attempt, &r.settings.Attempt)
-	return r.report(drvPath, drv, done, err)
+	return r.report(attempt.DrvPath, drv, done, err)
 }
 
 // report turns what an attempt gave into the outcome of its goal.
@@ -263,12 +282,12 @@ func (r *request) report(drvPath nix.StorePath, drv *nix.Derivation, done *build
 		result.Status, result.Message = exit.Status, r.builderFailed(drvPath, drv, exit, done)
 	case errors.As(err, &failed):
 		result.Status, result.Message = failed.Status, failed.Message
+		result.NonDeterministic = failed.Status == nix.StatusNotDeterministic
 	case err != nil:
 		return outcome{err: fmt.Errorf("build '%s': %w", r.print(drvPath), err)}
 	default:
 		result.Status, result.Outputs = nix.StatusBuilt, done.Outputs
 	}
-	r.log.Event(nix.Event{Kind: nix.EventFinished, Path: drvPath, Status: result.Status})
 	return outcome{result: result}
 }
 

@@ -83,7 +83,7 @@ func (x *Executor) Close() error {
 // Build implements nix.Builder.
 func (x *Executor) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
 	r := &request{
-		executor: x, settings: &x.settings, log: req.Log, mode: req.Mode, basic: req.Basic,
+		executor: x, settings: &x.settings, log: req.Log, mode: req.Mode, rounds: req.Rounds, basic: req.Basic,
 		ended: make(map[goalKey]outcome),
 	}
 	if r.log == nil {

@@ -63,6 +63,7 @@ type request struct {
 	settings *Settings
 	log      nix.LogSink
 	mode     nix.BuildMode
+	rounds   int
 	basic    map[nix.StorePath]*nix.BasicDerivation
 
 	mu    sync.Mutex

@@ -33,9 +33,11 @@ func (r *request) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	var wanted []input
-	for _, p := range slices.Sorted(maps.Keys(drv.InputDrvs)) {
-		wanted = append(wanted, input{p, drv.InputDrvs[p]})
+	paths := slices.Sorted(maps.Keys(drv.InputDrvs))
+	r.log.Event(nix.Event{Kind: nix.EventPlanned, Path: drvPath, Inputs: paths})
+	wanted := make([]input, len(paths))
+	for i, p := range paths {
+		wanted[i] = input{p, drv.InputDrvs[p]}
 	}
 	outs := make([]outcome, len(wanted)+len(drv.InputSrcs))
 	found := make([]realised, len(wanted))
@@ -84,14 +86,14 @@ func (r *request) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv 
 	if len(failed) > 0 {
 		return nil, nil, r.dependencyFailed(drvPath, drv, failed)
 	}
-	paths, all := slices.Clone(drv.InputSrcs), make(realised)
+	objects, all := slices.Clone(drv.InputSrcs), make(realised)
 	for _, f := range found {
 		for in, p := range f {
 			all[in] = p
-			paths = append(paths, p)
+			objects = append(objects, p)
 		}
 	}
-	return paths, all, nil
+	return objects, all, nil
 }
 
 // realised says which outputs of an input the outcome is about.

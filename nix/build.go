@@ -33,6 +33,8 @@ type BuildRequest struct {
 	// in the store, by the path that Paths has for them.
 	Basic map[StorePath]*BasicDerivation
 	Mode  BuildMode
+	// Rounds is how often BuildCheck builds again; 0 stands for once.
+	Rounds int
 	// Log takes what builders print and what happens to the request. It may be
 	// nil. It is called from many goroutines.
 	Log LogSink
