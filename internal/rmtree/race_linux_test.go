@@ -23,7 +23,11 @@ func TestT09SwapWhileRemoving(t *testing.T) {
 	if testing.Short() {
 		rounds = 500
 	}
-	root, outside := t.TempDir(), t.TempDir()
+	// The link is relative: an absolute one leads over the root, which may be another
+	// mount, and is refused for that.
+	top := t.TempDir()
+	root, outside, link := filepath.Join(top, "root"), filepath.Join(top, "outside"), "../outside"
+	must(t, os.Mkdir(root, 0o700))
 	for i := range 10 {
 		dir := filepath.Join(outside, "sub", strconv.Itoa(i))
 		must(t, os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "f"), nil, 0o600))
@@ -45,7 +49,7 @@ func TestT09SwapWhileRemoving(t *testing.T) {
 				return
 			default:
 			}
-			unix.Symlinkat(outside, dir, "aside/link")
+			unix.Symlinkat([...]string{link, "../" + link}[i%2], dir, "aside/link")
 			victim := [...]string{"tree", "tree/sub"}[i%2]
 			if unix.Renameat2(dir, victim, dir, "aside/link", unix.RENAME_EXCHANGE) != nil {
 				continue

@@ -1,0 +1,84 @@
+package main
+
+// breakages has at least one entry for each number. Where a hole can be opened in
+// several ways, the ones that a change would most likely make stand here.
+var breakages = []breakage{
+	{
+		test: "T02 files of others are made canonical",
+		pkg:  "store/local", run: "TestT02HardLinks",
+		file: "store/local/canonical.go",
+		old:  "if !c.owner.Owns(i.UID) {", new: "if false {",
+	},
+	{
+		test: "T03 fixed outputs keep the builder's inodes",
+		pkg:  "executor/outputs", run: "TestT03FixedOutputHasFreshInodes",
+		file: "executor/outputs/collect.go",
+		old:  "if !f.Spec.Kind.IsPure() {", new: "if false {",
+	},
+	{
+		test: "T04 fchmodat2 sets the setuid bit",
+		pkg:  "sandbox", run: "TestT04T23FilterInForce",
+		file: "sandbox/seccomp_linux.go",
+		old:  `{call: "fchmodat2", errno: unix.EPERM, when: setIDBits(2), only: rulesSetID},`, new: "",
+	},
+	{
+		test: "T08 objects are writable",
+		pkg:  "executor/outputs", run: "TestT08CollectedOutputsAreCanonical",
+		file: "store/local/canonical.go",
+		old:  "storeExecutable = 0o555", new: "storeExecutable = 0o755",
+	},
+	{
+		test: "T08b what is not canonical is moved into the store",
+		pkg:  "store/local", run: "TestT08bFinalMode",
+		file: "store/local/place.go",
+		old:  "if !after.Same(&before) || !isCanonical(&after) {", new: "if false {",
+	},
+	{
+		test: "T09 removal enters what a link leads to",
+		pkg:  "internal/rmtree", run: "TestT09SwapWhileRemoving",
+		file: "internal/dirfd/dirfd_linux.go",
+		old:  "Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,", new: "Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,",
+	},
+	{
+		test: "T09 names may have slashes",
+		pkg:  "internal/rmtree", run: "TestT09NamesRefused",
+		file: "internal/dirfd/dirfd.go",
+		old:  `name == ".." || strings.ContainsAny(name, "/\x00")`, new: `name == "\x00" || strings.ContainsAny(name, "\x00")`,
+	},
+	{
+		test: "T17 archives are made through links",
+		pkg:  "nix/nar", run: "TestT17DumpFollowsNoLink",
+		file: "internal/dirfd/dirfd_unix.go",
+		old:  "flags|unix.O_NOFOLLOW|unix.O_CLOEXEC", new: "flags|unix.O_CLOEXEC",
+	},
+	{
+		test: "T23 user namespaces by clone3",
+		pkg:  "sandbox", run: "TestT04T23FilterInForce",
+		file: "sandbox/seccomp_linux.go",
+		old:  `{call: "clone3", errno: unix.ENOSYS, only: rulesUserNS},`, new: "",
+	},
+	{
+		test: "T23 packet sockets",
+		pkg:  "sandbox", run: "TestT04T23FilterInForce",
+		file: "sandbox/seccomp_linux.go",
+		old:  "{arg: 0, mask: allBits, want: unix.AF_PACKET},", new: "",
+	},
+	{
+		test: "T28 nobody tidies up after a dead process",
+		pkg:  "store/local", run: "TestT28Kill",
+		file: "store/local/recover.go",
+		old:  `strings.HasPrefix(name, ".") || s.journal.is(name)`, new: `true || s.journal.is(name)`,
+	},
+	{
+		test: "T29 the machine's processes are in /proc",
+		pkg:  "sandbox", run: "TestT29NoMachineInProc",
+		file: "sandbox/compile_linux.go",
+		old:  "uint64(unix.CLONE_NEWNS | unix.CLONE_NEWPID |", new: "uint64(unix.CLONE_NEWNS |",
+	},
+	{
+		test: "T30 the umask is the caller's",
+		pkg:  "sandbox", run: "TestT30FixedSurroundings",
+		file: "sandbox/compile_linux.go",
+		old:  `program.Named(uint(0o022), "022")`, new: `program.Named(uint(0o077), "022")`,
+	},
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	confinedArg       = "-confined"
+	confinementFailed = 125
+)
+
+// confinement gives a process a mount namespace, a pid namespace and a network of
+// its own.
+func confinement() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+}
+
+// confined makes everything read-only but a new directory in memory, and becomes
+// the program. args are the directory that has the program, and its command line.
+func confined(args []string) error {
+	dir := args[0]
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	readOnly := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &readOnly); err != nil {
+		return fmt.Errorf("make everything read-only: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	program, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("keep '%s': %w", dir, err)
+	}
+	for _, place := range []string{os.TempDir(), "/dev/shm"} {
+		if err := unix.Mount("tmpfs", place, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+			return fmt.Errorf("mount '%s': %w", place, err)
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(program, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("show '%s': %w", dir, err)
+	}
+	// Nobody but root may make a name on the way to a build directory.
+	scratch := filepath.Join(os.TempDir(), "scratch")
+	if err := os.Mkdir(scratch, 0o777); err != nil {
+		return err
+	}
+	if err := os.Chmod(scratch, 0o1777); err != nil {
+		return err
+	}
+	env := append(os.Environ(), "TMPDIR="+scratch, "HOME="+scratch)
+	return fmt.Errorf("run '%s': %w", args[1], unix.Exec(args[1], args[1:], env))
+}
