@@ -64,6 +64,12 @@ var breakages = []breakage{
 		old:  "{arg: 0, mask: allBits, want: unix.AF_PACKET},", new: "",
 	},
 	{
+		test: "T27 a build directory stays when a build is cancelled",
+		pkg:  "interop", run: "TestT27InterruptEachPhase",
+		file: "executor/build/attempt.go",
+		old:  "defer func() { err = errors.Join(err, work.Remove()) }()", new: "defer func() { if ctx.Err() == nil { err = errors.Join(err, work.Remove()) } }()",
+	},
+	{
 		test: "T28 nobody tidies up after a dead process",
 		pkg:  "store/local", run: "TestT28Kill",
 		file: "store/local/recover.go",

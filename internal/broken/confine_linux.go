@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 
@@ -23,8 +25,8 @@ func confinement() *syscall.SysProcAttr {
 	}
 }
 
-// confined makes everything read-only but a new directory in memory, and becomes
-// the program. args are the directory that has the program, and its command line.
+// confined makes everything read-only but a new directory in memory, runs the
+// program and exits as that did. args are the directory that has the program, and its command line.
 func confined(args []string) error {
 	dir := args[0]
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
@@ -37,11 +39,16 @@ func confined(args []string) error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
+	// Terminals are given to those who may use them.
+	writable := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/dev/pts", 0, &writable); err != nil {
+		return fmt.Errorf("make terminals writable: %w", err)
+	}
 	program, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("keep '%s': %w", dir, err)
 	}
-	for _, place := range []string{os.TempDir(), "/dev/shm"} {
+	for _, place := range []string{os.TempDir(), "/dev/shm", "/run"} {
 		if err := unix.Mount("tmpfs", place, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 			return fmt.Errorf("mount '%s': %w", place, err)
 		}
@@ -60,6 +67,19 @@ func confined(args []string) error {
 	if err := os.Chmod(scratch, 0o1777); err != nil {
 		return err
 	}
-	env := append(os.Environ(), "TMPDIR="+scratch, "HOME="+scratch)
-	return fmt.Errorf("run '%s': %w", args[1], unix.Exec(args[1], args[1:], env))
+	// Tests take low numbers of processes for those inside of a sandbox.
+	if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte("20000"), 0); err != nil {
+		return err
+	}
+	cmd := exec.Command(args[1], args[2:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), "TMPDIR="+scratch, "HOME="+scratch)
+	var failed *exec.ExitError
+	if err := cmd.Run(); errors.As(err, &failed) {
+		os.Exit(1)
+	} else if err != nil {
+		return err
+	}
+	os.Exit(0)
+	return nil
 }
