@@ -273,7 +273,7 @@ func (r *request) report(drvPath nix.StorePath, drv *nix.Derivation, done *build
 	var result nix.BuildResult
 	if done != nil {
 		result = nix.BuildResult{TimesBuilt: 1, Start: done.Start, Stop: done.Stop,
-			Resources: done.Resources, Isolation: done.Isolation, KeptBuildDir: done.KeptBuildDir}
+			Resources: done.Resources, Isolation: done.Isolation, KeptBuildDir: done.KeptBuildDir, Differences: done.Differences}
 	}
 	var exit *build.BuilderError
 	var failed *nix.BuildError

@@ -114,10 +114,32 @@ type BuildResult struct {
 	TimesBuilt       int
 	Start, Stop      time.Time
 	NonDeterministic bool
-	Resources        *Resources // nil when no builder ran
-	Isolation        *Isolation // nil when no builder ran
+	// Differences has the outputs that BuildCheck found to be different.
+	Differences []OutputDifference
+	Resources   *Resources // nil when no builder ran
+	Isolation   *Isolation // nil when no builder ran
 	// KeptBuildDir is where a failed build's directory was kept, "" for nowhere.
 	KeptBuildDir string
+}
+
+// OutputDifference is an output that is not what it was when it was built before.
+type OutputDifference struct {
+	Output OutputName
+	Path   StorePath // the output as it was
+	Kept   StorePath // where the new one was kept, "" for nowhere; it is no valid object
+	// Files are the first of the differences, Total counts all.
+	Files []FileDifference
+	Total int
+}
+
+// FileDifference is one thing in which two trees of files differ.
+type FileDifference struct {
+	Path string // below the top, "" for the top itself; any bytes but NUL
+	// Kind is "content", "mode", "type", "link target", "missing" or "extra".
+	Kind string
+	// Offset is the first byte that is different, where Kind is "content".
+	Offset int64
+	Text   string // all of it in one line for a person, with the path quoted if it has to be
 }
 
 // BuildError is a failure that belongs to the derivation, or to what it asked

@@ -65,7 +65,7 @@ func (m *Machine) Run(ctx context.Context, a *Attempt, s *Settings) (_ *Result, 
 	}
 	a.BuilderEnded()
 	if err == nil {
-		result.Outputs, err = r.register(ctx)
+		result.Outputs, err = r.register(ctx, result)
 	}
 	result.Stop = time.Now()
 	if err != nil && s.KeepFailed && !a.Drv.IsBuiltin() {
@@ -271,8 +271,10 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 	a.Log.Event(nix.Event{Kind: nix.EventStarted, Path: a.DrvPath})
 
 	tail := &logTail{max: s.LogLines}
-	takers := newFanOut(logFile, tail, sinkWriter{a.Log, a.DrvPath})
+	shown := &shownLog{drv: a.DrvPath, sink: a.Log, tail: tail}
+	takers := newFanOut(logFile, shown)
 	exit, err := supervise(ctx, process, pty.Master, takers, limits{timeout: s.Timeout, maxSilent: s.MaxSilentTime, maxLog: s.MaxLogSize})
+	shown.Flush()
 	result.LogTail = tail.Lines()
 	result.Resources = &nix.Resources{UserTime: exit.UserTime, SystemTime: exit.SystemTime, MaxRSS: exit.MaxRSS}
 	if err != nil {
@@ -391,10 +393,10 @@ func (r *run) job() *outputs.Job {
 }
 
 // register takes the outputs and makes them valid, in one transaction.
-func (r *run) register(ctx context.Context) (map[nix.OutputName]nix.Realisation, error) {
+func (r *run) register(ctx context.Context, result *Result) (map[nix.OutputName]nix.Realisation, error) {
 	a, st := r.attempt, r.machine.Store
 	if a.Mode == nix.BuildCheck {
-		return r.compare(ctx)
+		return r.compare(ctx, result)
 	}
 	collected, err := outputs.Collect(ctx, st, r.job())
 	made := r.known()
@@ -434,17 +436,6 @@ func (r *run) actual(p nix.StorePath) string {
 		return filepath.Join(r.work.root, r.machine.Store.Dir().Join(p))
 	}
 	return r.machine.Store.RealPath(p)
-}
-
-// sinkWriter gives a builder's output to a log sink.
-type sinkWriter struct {
-	sink nix.LogSink
-	drv  nix.StorePath
-}
-
-func (w sinkWriter) Write(p []byte) (int, error) {
-	w.sink.BuildLog(w.drv, p)
-	return len(p), nil
 }
 
 func isolationReport(r sandbox.Report) *nix.Isolation {

@@ -3,6 +3,9 @@ package build
 import (
 	"bytes"
 	"io"
+
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/logline"
 )
 
 // logTail keeps the last lines of a log in bounded memory, for the message of a
@@ -84,4 +87,146 @@ func (f *fanOut) Write(p []byte) (int, error) {
 		}
 	}
 	return len(p), nil
+}
+
+// shownLog is the part of a builder's output that people are shown: everything
+// but the lines in which a builder writes to the program (logline), which become
+// events. It gives what it shows to a sink and to the tail that a failure is
+// reported with. The log that is kept has those lines as well, as Nix's has.
+//
+// From a builder only that is taken which Nix takes from one: its phase, messages
+// for a person, and how its downloads go. Other messages are hidden and mean
+// nothing.
+type shownLog struct {
+	drv  nix.StorePath
+	sink nix.LogSink
+	tail *logTail
+	// held is the beginning of a line that may turn out to be a message.
+	held []byte
+	// inside tells that the next byte belongs to a line that is none.
+	inside bool
+	// downloads has the URLs of downloads under way, by their activities.
+	downloads map[uint64]string
+}
+
+// Limits of what a builder may say to the program.
+const (
+	maxMessage   = 64 << 10 // bytes of a line; a longer one is text
+	maxDownloads = 64       // at once
+)
+
+func (s *shownLog) Write(p []byte) (int, error) {
+	n := len(p)
+	shown := 0 // p[shown:at] is to be shown
+	for at := 0; at < len(p); {
+		if s.inside {
+			i := bytes.Index(p[at:], []byte("\n@"))
+			if i < 0 {
+				s.inside = p[len(p)-1] != '\n'
+				break
+			}
+			s.inside = false
+			at += i + 1
+			continue
+		}
+		rest := p[at:]
+		i := bytes.IndexByte(rest, '\n')
+		line := rest
+		if i >= 0 {
+			line = rest[:i+1]
+		}
+		if !mayBeMessage(s.held, line) {
+			s.show(s.held)
+			s.held, s.inside = s.held[:0], true
+			continue
+		}
+		s.show(p[shown:at])
+		at += len(line)
+		shown = at
+		s.held = append(s.held, line...)
+		if i >= 0 {
+			s.endLine()
+		}
+	}
+	s.show(p[shown:])
+	return n, nil
+}
+
+// mayBeMessage tells whether begun and more may be a message, or its beginning.
+func mayBeMessage(begun, more []byte) bool {
+	if len(begun)+len(more) > maxMessage {
+		return false
+	}
+	for i := range min(len(logline.Prefix), len(begun)+len(more)) {
+		c := byte(0)
+		if i < len(begun) {
+			c = begun[i]
+		} else {
+			c = more[i-len(begun)]
+		}
+		if c != logline.Prefix[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *shownLog) show(p []byte) {
+	if len(p) > 0 {
+		s.tail.Write(p)
+		s.sink.BuildLog(s.drv, p)
+	}
+}
+
+// endLine takes a whole line that begins as messages do.
+func (s *shownLog) endLine() {
+	m, ok := logline.Parse(bytes.TrimRight(s.held, "\r\n"))
+	if ok {
+		s.message(m)
+	} else {
+		s.show(s.held)
+	}
+	s.held = s.held[:0]
+	if cap(s.held) > maxTailLine {
+		s.held = nil
+	}
+}
+
+// Flush takes a last line that was not ended.
+func (s *shownLog) Flush() {
+	if len(s.held) > 0 {
+		s.endLine()
+	}
+}
+
+func (s *shownLog) message(m logline.Message) {
+	e := nix.Event{Path: s.drv, Message: m.Text}
+	switch m.Action {
+	case logline.SetPhase:
+		e.Kind = nix.EventPhase
+	case logline.Msg:
+		e.Kind = nix.EventNotice
+		if m.Level > logline.Info {
+			e.Kind = nix.EventDiagnostic
+		}
+	case logline.Start:
+		if m.Type != logline.FileTransfer || len(m.Fields) == 0 || len(s.downloads) >= maxDownloads {
+			return
+		}
+		if s.downloads == nil {
+			s.downloads = make(map[uint64]string)
+		}
+		e.Kind, e.Message = nix.EventTransfer, m.Fields[0].Text
+		s.downloads[m.ID] = e.Message
+	case logline.Result:
+		url, ok := s.downloads[m.ID]
+		if !ok || m.Result != logline.Progress || len(m.Fields) < 2 {
+			return
+		}
+		e.Kind, e.Message, e.Done, e.Expected = nix.EventTransfer, url, m.Fields[0].Int, m.Fields[1].Int
+	case logline.Stop:
+		delete(s.downloads, m.ID)
+		return
+	}
+	s.sink.Event(e)
 }

@@ -96,6 +96,7 @@ type KnownOutput struct {
 type Result struct {
 	Outputs      map[nix.OutputName]nix.Realisation // of a success
 	Start, Stop  time.Time
+	Differences  []nix.OutputDifference // of BuildCheck
 	Resources    *nix.Resources
 	Isolation    *nix.Isolation
 	LogTail      []string

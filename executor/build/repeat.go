@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/kilnbuild/kiln/executor/compare"
 	"github.com/kilnbuild/kiln/executor/outputs"
 	"github.com/kilnbuild/kiln/nix"
 )
@@ -14,30 +15,72 @@ import (
 // that there is (Nix manual, `--check`).
 const checkSuffix = ".check"
 
-// compare holds what was built against the outputs that there are.
-func (r *run) compare(ctx context.Context) (map[nix.OutputName]nix.Realisation, error) {
-	a, st := r.attempt, r.machine.Store
-	drv := st.Dir().Join(a.DrvPath)
-	var different []string
-	err := outputs.Compare(ctx, st, r.job(), func(d outputs.Difference) error {
-		known := st.Dir().Join(d.Known)
-		message := fmt.Sprintf("derivation '%s' may not be deterministic: output '%s' differs", drv, known)
-		if r.settings.KeepFailed {
-			kept := d.Known + checkSuffix
-			if err := st.Replace(ctx, d.Made, kept); err != nil {
-				return err
-			}
-			message += fmt.Sprintf(" from '%s'", st.Dir().Join(kept))
+// listedDifferences is how many differing files are told of, for each output.
+const listedDifferences = 20
+
+// compare holds what was built against the outputs that there are. It looks at
+// all of them before it answers.
+func (r *run) compare(ctx context.Context, result *Result) (map[nix.OutputName]nix.Realisation, error) {
+	var messages []string
+	err := outputs.Compare(ctx, r.machine.Store, r.job(), func(d outputs.Difference) error {
+		difference, err := r.differs(ctx, d)
+		if err != nil {
+			return err
 		}
-		different = append(different, message)
+		result.Differences = append(result.Differences, difference)
+		messages = append(messages, r.notDeterministic(difference))
 		return nil
 	})
-	if err == nil && len(different) > 0 {
-		err = nix.BuildErrorf(nix.StatusNotDeterministic, "%s", strings.Join(different, "\n"))
+	if err == nil && len(messages) > 0 {
+		err = nix.BuildErrorf(nix.StatusNotDeterministic, "%s", strings.Join(messages, "\n"))
 	}
 	var failed *nix.BuildError
 	if err != nil && !errors.As(err, &failed) {
 		return nil, fmt.Errorf("compare with what was built before: %w", err)
 	}
 	return r.known(), err
+}
+
+// differs finds out what is different in an output, and keeps it if somebody wants
+// to have a look.
+func (r *run) differs(ctx context.Context, d outputs.Difference) (nix.OutputDifference, error) {
+	st := r.machine.Store
+	difference := nix.OutputDifference{Output: d.Output, Path: d.Known}
+	report, err := compare.Trees(ctx, st.RealPath(d.Known), d.Made, compare.Limits{Differences: listedDifferences})
+	if err != nil {
+		return difference, err
+	}
+	difference.Total = report.Total
+	for _, f := range report.Differences {
+		file := nix.FileDifference{Path: f.Path, Kind: string(f.Kind), Text: f.String()}
+		if f.First != nil {
+			file.Offset = f.First.Offset
+		}
+		difference.Files = append(difference.Files, file)
+	}
+	if r.settings.KeepFailed {
+		difference.Kept = d.Known + checkSuffix
+		if err := st.Replace(ctx, d.Made, difference.Kept); err != nil {
+			return difference, err
+		}
+	}
+	return difference, nil
+}
+
+// notDeterministic is the message about an output that differs: Nix's line, and
+// under it what is different.
+func (r *run) notDeterministic(d nix.OutputDifference) string {
+	dir := r.machine.Store.Dir()
+	var b strings.Builder
+	fmt.Fprintf(&b, "derivation '%s' may not be deterministic: output '%s' differs", dir.Join(r.attempt.DrvPath), dir.Join(d.Path))
+	if d.Kept != "" {
+		fmt.Fprintf(&b, " from '%s'", dir.Join(d.Kept))
+	}
+	for _, f := range d.Files {
+		fmt.Fprintf(&b, "\n  %s", f.Text)
+	}
+	if more := d.Total - len(d.Files); more > 0 {
+		fmt.Fprintf(&b, "\n  … and %d more", more)
+	}
+	return b.String()
 }
