@@ -12,7 +12,6 @@ import (
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/nix/drvopts"
-	"github.com/kilnbuild/kiln/store"
 )
 
 // wantOutputs makes outputs of a derivation valid.
@@ -204,7 +203,7 @@ func (r *request) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Der
 	if rejection := r.admissible(drvPath, drv, options); rejection != nil {
 		return failure(rejection)
 	}
-	closure, err := store.ClosureInfos(ctx, r.executor.store, inputs...)
+	closure, err := r.closures.of(ctx, inputs)
 	if err != nil {
 		return outcome{err: fmt.Errorf("inputs of '%s': %w", r.print(drvPath), err)}
 	}

@@ -84,7 +84,7 @@ func (x *Executor) Close() error {
 func (x *Executor) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
 	r := &request{
 		executor: x, settings: &x.settings, log: req.Log, mode: req.Mode, rounds: req.Rounds, basic: req.Basic,
-		ended: make(map[goalKey]outcome),
+		closures: newClosures(x.store), ended: make(map[goalKey]outcome),
 	}
 	if r.log == nil {
 		r.log = discardLog{}

@@ -66,6 +66,8 @@ type request struct {
 	rounds   int
 	basic    map[nix.StorePath]*nix.BasicDerivation
 
+	closures *closures
+
 	mu    sync.Mutex
 	ended map[goalKey]outcome
 }

@@ -23,25 +23,45 @@ func Closure(ctx context.Context, s Source, roots ...nix.StorePath) ([]nix.Store
 	return paths, nil
 }
 
-// ClosureInfos is Closure with what the store knows of each object.
+// ClosureInfos is Closure with what the store knows of each object. A store that
+// is an InfoSource is asked once for all objects that are equally far away.
 func ClosureInfos(ctx context.Context, s Source, roots ...nix.StorePath) (map[nix.StorePath]*nix.PathInfo, error) {
 	infos := make(map[nix.StorePath]*nix.PathInfo, len(roots))
-	pending := slices.Clone(roots)
-	for len(pending) > 0 {
-		p := pending[len(pending)-1]
-		pending = pending[:len(pending)-1]
-		if _, seen := infos[p]; seen {
-			continue
+	var pending []nix.StorePath
+	want := func(paths []nix.StorePath) {
+		for _, p := range paths {
+			if _, seen := infos[p]; !seen {
+				infos[p] = nil
+				pending = append(pending, p)
+			}
 		}
-		info, err := s.PathInfo(ctx, p)
+	}
+	want(roots)
+	for len(pending) > 0 {
+		found, err := pathInfos(ctx, s, pending)
 		if err != nil {
 			return nil, fmt.Errorf("compute closure: %w", err)
 		}
-		infos[p] = info
-		for _, r := range info.References {
-			if _, seen := infos[r]; !seen {
-				pending = append(pending, r)
-			}
+		pending = nil
+		for _, info := range found {
+			infos[info.Path] = info
+		}
+		for _, info := range found {
+			want(info.References)
+		}
+	}
+	return infos, nil
+}
+
+func pathInfos(ctx context.Context, s Source, paths []nix.StorePath) ([]*nix.PathInfo, error) {
+	if s, ok := s.(InfoSource); ok {
+		return s.PathInfos(ctx, paths)
+	}
+	infos := make([]*nix.PathInfo, len(paths))
+	for i, p := range paths {
+		var err error
+		if infos[i], err = s.PathInfo(ctx, p); err != nil {
+			return nil, err
 		}
 	}
 	return infos, nil

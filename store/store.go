@@ -58,6 +58,13 @@ type BatchSource interface {
 	ValidPaths(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error)
 }
 
+// An InfoSource tells about many objects for the price of one.
+type InfoSource interface {
+	// PathInfos is Source.PathInfo for each of paths, in their order. That one of
+	// them is not valid is an error.
+	PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error)
+}
+
 // A ReferrerSource knows the inverse of references.
 type ReferrerSource interface {
 	// Referrers gives the valid objects that refer to p, sorted; p itself too,

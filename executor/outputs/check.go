@@ -46,9 +46,13 @@ func (k *checker) output(ctx context.Context, info *nix.PathInfo, name nix.Outpu
 	if checks.MaxSize != nil && uint64(info.NARSize) > *checks.MaxSize {
 		return nix.BuildErrorf(nix.StatusOutputRejected, "path '%s' is too large at %d bytes; limit is %d bytes", path, info.NARSize, *checks.MaxSize)
 	}
-	closure, size, err := k.closure(ctx, info.Path)
-	if err != nil {
-		return err
+	var closure []nix.StorePath
+	var size uint64
+	if checks.MaxClosureSize != nil || checks.AllowedRequisites != nil || checks.DisallowedRequisites != nil {
+		var err error
+		if closure, size, err = k.closure(ctx, info.Path); err != nil {
+			return err
+		}
 	}
 	if checks.MaxClosureSize != nil && size > *checks.MaxClosureSize {
 		return nix.BuildErrorf(nix.StatusOutputRejected, "closure of path '%s' is too large at %d bytes; limit is %d bytes", path, size, *checks.MaxClosureSize)

@@ -33,22 +33,41 @@ const selectInfo = `select v.hash, v.registrationTime, v.deriver, v.narSize, v.u
 // PathInfo implements store.Source.
 func (s *Store) PathInfo(ctx context.Context, p nix.StorePath) (*nix.PathInfo, error) {
 	var info *nix.PathInfo
-	err := s.db.read(ctx, func(c *sqlite.Conn) error {
-		info = nil
-		return query(c, selectInfo, func(row *sqlite.Stmt) (err error) {
-			if info == nil {
-				if info, err = s.scanInfo(p, row); err != nil {
-					return fmt.Errorf("read database record of '%s': %w", s.opts.StoreDir.Join(p), err)
-				}
-			}
-			if row.ColumnIsNull(7) {
-				return nil
-			}
-			r, err := s.opts.StoreDir.Parse(row.ColumnText(7))
-			info.References = append(info.References, r)
-			return err
-		}, s.opts.StoreDir.Join(p))
+	err := s.db.read(ctx, func(c *sqlite.Conn) (err error) {
+		info, err = s.info(c, p)
+		return err
 	})
+	return info, err
+}
+
+// PathInfos implements store.InfoSource.
+func (s *Store) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error) {
+	infos := make([]*nix.PathInfo, len(paths))
+	err := s.db.snapshot(ctx, func(c *sqlite.Conn) (err error) {
+		for i, p := range paths {
+			if infos[i], err = s.info(c, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return infos, err
+}
+
+func (s *Store) info(c *sqlite.Conn, p nix.StorePath) (info *nix.PathInfo, err error) {
+	err = query(c, selectInfo, func(row *sqlite.Stmt) (err error) {
+		if info == nil {
+			if info, err = s.scanInfo(p, row); err != nil {
+				return fmt.Errorf("read database record of '%s': %w", s.opts.StoreDir.Join(p), err)
+			}
+		}
+		if row.ColumnIsNull(7) {
+			return nil
+		}
+		r, err := s.opts.StoreDir.Parse(row.ColumnText(7))
+		info.References = append(info.References, r)
+		return err
+	}, s.opts.StoreDir.Join(p))
 	if err != nil {
 		return nil, err
 	}
