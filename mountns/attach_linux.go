@@ -130,8 +130,7 @@ func (n *Namespace) duplicate() ([]*os.File, error) {
 // descriptor 1 the user namespace.
 func attachProgram(live string, user bool, attachments []Attachment) (*program.Program, error) {
 	p := &program.Program{}
-	_, start := p.Add("wait for the launcher", callRead, program.GoFD, program.Bytes(make([]byte, 8), "buf"), program.Number(1))
-	start.Check, start.Want = true, 1
+	p.Begin()
 	if user {
 		p.Add("enter the sandbox's user namespace", callSetns, program.Descriptor(1), program.Named(uint(unix.CLONE_NEWUSER), "CLONE_NEWUSER"))
 	}

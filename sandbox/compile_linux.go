@@ -60,9 +60,7 @@ type compiler struct {
 // begin waits until the launcher has written the id maps, and takes the standard
 // descriptors.
 func (c *compiler) begin() {
-	_, in := c.p.Add("wait for the launcher", call("read", unix.SYS_READ), program.GoFD, program.Bytes(make([]byte, 8), "buf"), program.Number(1))
-	in.Check, in.Want = true, 1
-	c.dieWithLauncher()
+	c.p.Begin()
 	c.p.Add("start a session", call("setsid", unix.SYS_SETSID))
 	for to, from := range []int{fdStdin, fdStdout, fdStderr} {
 		c.p.Add("", call("dup3", unix.SYS_DUP3), program.Descriptor(from), program.Number(to), program.Number(0))
@@ -70,21 +68,6 @@ func (c *compiler) begin() {
 	_, key := c.p.Add("start a session keyring", call("keyctl", unix.SYS_KEYCTL),
 		program.Named(uint(unix.KEYCTL_JOIN_SESSION_KEYRING), "KEYCTL_JOIN_SESSION_KEYRING"), program.Null)
 	key.AnyError = true // not every kernel or container has keyrings
-}
-
-// dieWithLauncher has the process killed when the launcher's thread ends.
-func (c *compiler) dieWithLauncher() {
-	c.p.Add("die with the launcher", call("prctl", unix.SYS_PRCTL),
-		program.Named(uint(unix.PR_SET_PDEATHSIG), "PR_SET_PDEATHSIG"), program.Named(uint(unix.SIGKILL), "SIGKILL"))
-}
-
-// checkLauncher fails when the launcher is gone, which then cannot be noticed any
-// more by its death: as long as it lives, there is nothing to read, and somebody
-// who might write.
-func (c *compiler) checkLauncher() {
-	c.p.Add("", call("fcntl", unix.SYS_FCNTL), program.GoFD, program.Named(uint(unix.F_SETFL), "F_SETFL"), program.Named(uint(unix.O_NONBLOCK), "O_NONBLOCK"))
-	_, in := c.p.Add("check that the launcher is alive", call("read", unix.SYS_READ), program.GoFD, program.Bytes(make([]byte, 8), "buf"), program.Number(1))
-	in.Tolerate, in.Check, in.Want = unix.EAGAIN, true, 1
 }
 
 // network brings the loopback interface of a private network up.
@@ -168,8 +151,7 @@ func (c *compiler) become() {
 		c.p.Add("give up all capabilities", call("capset", unix.SYS_CAPSET), program.Bytes(header, "{_LINUX_CAPABILITY_VERSION_3}"), program.Bytes(data, "{0}"))
 	}
 	// A change of ids takes the death signal back.
-	c.dieWithLauncher()
-	c.checkLauncher()
+	c.p.DieWithLauncher()
 }
 
 func (c *compiler) ids(uid, gid int) {

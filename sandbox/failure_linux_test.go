@@ -79,7 +79,7 @@ func TestStartFailures(t *testing.T) {
 						b.Mounts[i].Size = "much"
 					}
 				}
-			}, false, []string{"mount /dev/shm", "invalid argument"}},
+			}, false, []string{`size "much" on /dev/shm`}},
 			{"a relative root", func(b *box) { b.Root = "root" }, false, []string{"not a clean absolute path"}},
 		} {
 			t.Run(c.name, func(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -148,27 +150,63 @@ func (l *Launcher) Run(ctx context.Context, p *program.Program, descriptors ...*
 }
 
 // KillUser kills every process of a user that no program of ours but one may run
-// as: what a program without isolation has left behind may be in any session. It
-// needs privilege.
+// as: what a program without isolation has left behind may be in any session. They
+// are gone when it returns. It needs privilege.
 func (l *Launcher) KillUser(ctx context.Context, uid int) error {
-	if uid <= 0 {
+	if uid <= 0 || uid == os.Getuid() || uid == os.Geteuid() {
 		return fmt.Errorf("kill processes of user %d: not a user of its own", uid)
 	}
 	p := &program.Program{}
-	_, in := p.Add("wait for the launcher", call("read", unix.SYS_READ), program.GoFD, program.Bytes(make([]byte, 8), "buf"), program.Number(1))
-	in.Check, in.Want = true, 1
+	p.Begin()
 	p.Add("become the user", call("setresuid", unix.SYS_SETRESUID), program.Number(uid), program.Number(uid), program.Number(uid))
-	_, in = p.Add("kill everything of the user", call("kill", unix.SYS_KILL), program.Number(-1), program.Named(uint(unix.SIGKILL), "SIGKILL"))
+	_, in := p.Add("kill everything of the user", call("kill", unix.SYS_KILL), program.Number(-1), program.Named(uint(unix.SIGKILL), "SIGKILL"))
 	in.Tolerate = unix.ESRCH // there was nothing
 	proc, err := l.launch(ctx, "kill user", p, launcher.Request{}, nil)
 	if err == nil {
-		// It may count itself among what it kills.
 		_, err = proc.Wait(ctx)
+	}
+	if err == nil {
+		err = userGone(ctx, uid)
 	}
 	if err != nil {
 		return fmt.Errorf("kill processes of user %d: %w", uid, err)
 	}
 	return nil
+}
+
+// userGone waits until no process of a user lives.
+func userGone(ctx context.Context, uid int) error {
+	const pause = 2 * time.Millisecond
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New("they do not end"))
+	defer cancel()
+	for userLives(uid) {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+	return nil
+}
+
+// userLives tells whether a process of the user is there that can still do
+// something.
+func userLives(uid int) bool {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return false
+	}
+	mark := "\nUid:\t" + strconv.Itoa(uid) + "\t"
+	for _, e := range entries {
+		if name := e.Name(); name[0] < '0' || name[0] > '9' {
+			continue
+		}
+		status, err := os.ReadFile("/proc/" + e.Name() + "/status")
+		if err == nil && strings.Contains(string(status), mark) && !strings.Contains(string(status), "\nState:\tZ") {
+			return true
+		}
+	}
+	return false
 }
 
 // launch sends a program to the launcher and waits until it has run to its end,
@@ -183,13 +221,12 @@ func (l *Launcher) launch(ctx context.Context, name string, p *program.Program, 
 		return nil, fmt.Errorf("start '%s': %w", name, err)
 	}
 	defer memory.Close()
-	c, err := l.get()
-	if err != nil {
-		return nil, err
-	}
 	request.Size = uint64(len(code))
-	proc := &Process{name: name, started: make(chan error, 1), exited: make(chan struct{}), steps: p}
-	if err := c.send(proc, &request, append([]*os.File{memory}, descriptors...)); err != nil {
+	proc := &Process{
+		name: name, steps: p, group: request.KillGroup != 0,
+		started: make(chan error, 1), exited: make(chan struct{}),
+	}
+	if err := l.send(proc, &request, append([]*os.File{memory}, descriptors...)); err != nil {
 		return nil, fmt.Errorf("start '%s': %w", name, err)
 	}
 	select {
@@ -202,6 +239,22 @@ func (l *Launcher) launch(ctx context.Context, name string, p *program.Program, 
 		}
 	}
 	return proc, err
+}
+
+// send sends a request to the launcher. That the launcher died before it had the
+// request is no reason to fail: there is another one.
+func (l *Launcher) send(p *Process, request *launcher.Request, files []*os.File) error {
+	for again := true; ; again = false {
+		c, err := l.get()
+		if err != nil {
+			return err
+		}
+		err = c.send(p, request, files)
+		if !again || !errors.Is(err, ErrInterrupted) {
+			return err
+		}
+		<-c.broken
+	}
 }
 
 // memoryFile makes a file in memory with the given content.
@@ -225,10 +278,9 @@ type conn struct {
 	broken chan struct{} // closed when the launcher is gone
 	read   sync.WaitGroup
 
-	mu     sync.Mutex
-	next   uint64
-	procs  map[uint64]*Process
-	closed bool
+	mu    sync.Mutex
+	next  uint64
+	procs map[uint64]*Process
 }
 
 // startLauncher starts the launcher process: this binary, under its other name.
@@ -256,19 +308,22 @@ func startLauncher() (*conn, error) {
 	return c, nil
 }
 
-// close ends the launcher process and waits for it. All that it started dies
-// with it.
+// close ends the launcher process and everything that it started, and waits until
+// they are gone.
 func (c *conn) close() error {
 	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
-	// The other end reads the end of the connection and exits.
-	err := unix.Shutdown(int(c.sock.Fd()), unix.SHUT_RDWR)
-	if werr := c.cmd.Wait(); werr != nil {
-		err = errors.Join(err, werr)
+	for _, p := range c.procs {
+		p.orphaned()
 	}
+	c.mu.Unlock()
+	// The other end reads the end of the connection and exits. It may be dead
+	// already; how it ended is no news then, nor is it otherwise.
+	unix.Shutdown(int(c.sock.Fd()), unix.SHUT_RDWR)
+	stuck := time.AfterFunc(patience, func() { c.cmd.Process.Kill() })
+	c.cmd.Wait()
+	stuck.Stop()
 	c.read.Wait()
-	return errors.Join(err, c.sock.Close())
+	return c.sock.Close()
 }
 
 func (c *conn) send(p *Process, request *launcher.Request, files []*os.File) error {
@@ -293,6 +348,11 @@ func (c *conn) send(p *Process, request *launcher.Request, files []*os.File) err
 		}
 		if err != nil {
 			delete(c.procs, request.ID)
+		}
+		switch {
+		case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.ENOTCONN):
+			return ErrInterrupted
+		case err != nil:
 			return fmt.Errorf("talk to the sandbox launcher: %w", err)
 		}
 		return nil
@@ -365,6 +425,10 @@ func (c *conn) orphan() {
 	c.procs = make(map[uint64]*Process)
 	c.mu.Unlock()
 	for _, p := range procs {
+		p.orphaned()
+	}
+	for _, p := range procs {
+		p.gone()
 		p.fail(ErrInterrupted)
 		p.end(Exit{}, ErrInterrupted)
 	}

@@ -8,6 +8,7 @@ import (
 	"path"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/kilnbuild/kiln/mountns"
 	"github.com/kilnbuild/kiln/sandbox/launcher"
@@ -20,6 +21,7 @@ import (
 type Process struct {
 	name   string
 	steps  *program.Program
+	group  bool // it has the machine's processes in its process group
 	report Report
 
 	started chan error // one value: how the set-up went
@@ -88,6 +90,41 @@ func (p *Process) fail(err error) {
 	}
 }
 
+// killPIDGroup makes pidfd_send_signal mean the process group (Linux 6.9). It does
+// even when the process itself has been reaped.
+const killPIDGroup = 1 << 2
+
+// orphaned kills what a launcher that died has left.
+func (p *Process) orphaned() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd == nil {
+		return // it dies with the launcher
+	}
+	fd := int(p.pidfd.Fd())
+	if p.group && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, killPIDGroup) == nil {
+		return
+	}
+	unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+}
+
+// patience is how long a killed process may take to be gone. It may be in the
+// middle of a large write.
+const patience = 30 * time.Second
+
+// gone waits until a killed process is dead.
+func (p *Process) gone() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for end := time.Now().Add(patience); p.pidfd != nil; {
+		fds := []unix.PollFd{{Fd: int32(p.pidfd.Fd()), Events: unix.POLLIN}}
+		_, err := unix.Poll(fds, int(time.Until(end).Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
 // end notes how the program ended.
 func (p *Process) end(exit Exit, err error) {
 	p.mu.Lock()
@@ -100,8 +137,6 @@ func (p *Process) end(exit Exit, err error) {
 		p.pidfd.Close()
 		p.pidfd = nil
 	}
-	closeFiles(p.received)
-	p.received = nil
 	if p.namespace != nil {
 		p.namespace.Close()
 	}
@@ -113,9 +148,6 @@ func (p *Process) takeNamespace(runner mountns.Runner, s *Spec) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.received) != 2 {
-		if p.once {
-			return nil // it has ended already
-		}
 		return fmt.Errorf("start '%s': the launcher gave no namespace", p.name)
 	}
 	mount, user := p.received[0], p.received[1]
@@ -125,6 +157,9 @@ func (p *Process) takeNamespace(runner mountns.Runner, s *Spec) error {
 		user = nil
 	}
 	p.namespace = mountns.NewNamespace(runner, path.Join(s.Root, s.Live), mount, user)
+	if p.once {
+		return p.namespace.Close() // it has ended already
+	}
 	return nil
 }
 
@@ -132,6 +167,10 @@ func (p *Process) takeNamespace(runner mountns.Runner, s *Spec) error {
 func (p *Process) discard() error {
 	err := p.Kill()
 	<-p.exited
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	closeFiles(p.received)
+	p.received = nil
 	return err
 }
 

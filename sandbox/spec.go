@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/kilnbuild/kiln/mountns"
@@ -162,7 +163,11 @@ func (s *Spec) Validate() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("sandbox of '%s': %s", s.Name, fmt.Sprintf(format, args...))
 	}
-	for _, text := range append([]string{s.Path, s.Dir, s.Root, s.Live, s.Hostname, s.Domainname}, append(s.Args, s.Env...)...) {
+	texts := slices.Concat([]string{s.Path, s.Dir, s.Root, s.Live, s.Hostname, s.Domainname}, s.Args, s.Env)
+	for _, m := range s.Mounts {
+		texts = append(texts, m.Source, m.Target)
+	}
+	for _, text := range texts {
 		if strings.ContainsRune(text, 0) {
 			return bad("%q contains a NUL", text)
 		}
@@ -179,7 +184,21 @@ func (s *Spec) Validate() error {
 	if !path.IsAbs(s.Root) || path.Clean(s.Root) != s.Root || s.Root == "/" {
 		return bad("root directory %q is not a clean absolute path", s.Root)
 	}
+	if s.Network != "" && s.Network != NetworkPrivate && s.Network != NetworkHost {
+		return bad("unknown network %q", s.Network)
+	}
+	if s.Live != "" && (!path.IsAbs(s.Live) || path.Clean(s.Live) != s.Live || s.Live == "/") {
+		return bad("live directory %q is not a clean absolute path", s.Live)
+	}
 	for _, m := range s.Mounts {
+		switch m.Kind {
+		case mountns.Bind, mountns.Proc, mountns.Tmpfs, mountns.Devpts, mountns.Sysfs:
+		default:
+			return bad("mount of the unknown kind %q", m.Kind)
+		}
+		if strings.Trim(m.Size, "0123456789kKmMgGtT%") != "" {
+			return bad("size %q on %s, which is not a number of bytes with k, m, g, t or %%", m.Size, m.Target)
+		}
 		if !path.IsAbs(m.Target) || path.Clean(m.Target) != m.Target || m.Target == "/" {
 			return bad("mount on %q, which is not a clean absolute path", m.Target)
 		}

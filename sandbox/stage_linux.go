@@ -23,6 +23,13 @@ func (s *Spec) Stage() ([]mountns.Mount, error) {
 		return nil, fmt.Errorf("stage root directory: %w", err)
 	}
 	st := &stage{root: s.Root, chown: os.Geteuid() == 0, dirs: make(map[string]bool)}
+	// A umask of ours must not show.
+	if info, err := os.Lstat(s.Root); err != nil || info.Mode().Perm() != 0o755 {
+		st.masked = true
+		if err := os.Chmod(s.Root, 0o755); err != nil {
+			return nil, fmt.Errorf("stage root directory: %w", err)
+		}
+	}
 	for _, e := range s.Tree {
 		if err := st.entry(e); err != nil {
 			return nil, fmt.Errorf("stage '%s' in '%s': %w", e.Path, s.Root, err)
@@ -44,9 +51,10 @@ func (s *Spec) Stage() ([]mountns.Mount, error) {
 // stage is a root directory in the making. Until it is finished all directories
 // are ours to write in.
 type stage struct {
-	root  string
-	chown bool
-	dirs  map[string]bool // made, inside names
+	root   string
+	chown  bool
+	masked bool            // files do not get the mode they are made with
+	dirs   map[string]bool // made, inside names
 }
 
 func (st *stage) host(inside string) string { return st.root + inside }
@@ -60,6 +68,9 @@ func (st *stage) directory(inside string) error {
 		return err
 	}
 	err := unix.Mkdir(st.host(inside), 0o755)
+	if err == nil && st.masked {
+		err = unix.Chmod(st.host(inside), 0o755)
+	}
 	if errors.Is(err, unix.EEXIST) {
 		if info, lerr := os.Lstat(st.host(inside)); lerr != nil || !info.IsDir() {
 			return fmt.Errorf("'%s' is in the way", inside)
@@ -131,8 +142,14 @@ func (st *stage) place(m *mountns.Mount) (keep bool, err error) {
 		return false, st.wrap(m.Target, err)
 	}
 	err = unix.Mknod(st.host(m.Target), unix.S_IFREG|0o444, 0)
+	if err == nil && st.masked {
+		err = unix.Chmod(st.host(m.Target), 0o444)
+	}
 	if errors.Is(err, fs.ErrExist) {
 		err = nil // a second mount on the same file hides the first
+		if info, lerr := os.Lstat(st.host(m.Target)); lerr != nil || !info.Mode().IsRegular() {
+			err = fmt.Errorf("'%s' is in the way", m.Target)
+		}
 	}
 	return true, st.wrap(m.Target, err)
 }

@@ -62,6 +62,9 @@ const (
 	SlotGo    = 1 << 16 // reading a byte: the launcher has done its part
 	SlotReady = SlotGo + 1
 	SlotError = SlotGo + 2
+	// SlotLauncher is an epoll descriptor that has an event when the launcher is
+	// dead. A process in a new pid namespace has no other way to see that.
+	SlotLauncher = SlotGo + 3
 )
 
 // Request is the first part of the message that asks for a launch. With it come

@@ -42,7 +42,35 @@ const (
 	sigBlock        = 0
 	sigSetmask      = 2
 	sizeofSignalSet = 8
+	sysPidfdOpen    = 434
 )
+
+// dead is the descriptor of SlotLauncher.
+var dead int
+
+// watchOurselves opens dead.
+func watchOurselves() (ok bool) {
+	self, _, errno := syscall.RawSyscall(sysPidfdOpen, uintptr(syscall.Getpid()), 0, 0)
+	if errno != 0 {
+		return false
+	}
+	epoll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	dead = epoll
+	return syscall.EpollCtl(epoll, syscall.EPOLL_CTL_ADD, int(self), &syscall.EpollEvent{Events: syscall.EPOLLIN}) == nil
+}
+
+// ignoreSignals leaves it to the client when the launcher ends: service managers
+// and shells send these to every process of a service or job.
+func ignoreSignals() {
+	const ignore = 1                     // SIG_IGN
+	action := [4]uint64{ignore, 0, 0, 0} // struct sigaction as the kernel has it
+	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
+		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, sizeofSignalSet, 0, 0)
+	}
+}
 
 // job is a request with its descriptors, for a worker.
 type job struct {
@@ -56,11 +84,17 @@ func serve() {
 	// supplementary groups are none. Both fail only where they do not matter.
 	syscall.RawSyscall(sysCloseRange, 0, ^uintptr(0), closeRangeExec)
 	syscall.Setgroups(nil)
+	ignoreSignals()
+	if !watchOurselves() {
+		return
+	}
+	groups <- nil
 
 	idle := make(chan chan job, 1024)
 	for {
 		j, ok := receive()
 		if !ok {
+			killGroups()
 			return
 		}
 		var worker chan job
@@ -136,30 +170,32 @@ func closeAll(fds []int) {
 // carryOut makes one launch and waits for the end of what it launched.
 func carryOut(j *job) {
 	q := &j.request
-	refuse := func(stage uint64, err error) {
-		errno, _ := err.(syscall.Errno)
-		send(&Reply{ID: q.ID, Kind: Refused, Index: stage, Errno: uint64(errno)})
-	}
 	if q.Size == 0 || q.Size > MaxProgramSize {
 		closeAll(j.fds)
-		refuse(StageRequest, syscall.EINVAL)
+		send(q.refuse(StageRequest, syscall.EINVAL))
 		return
 	}
 	mem, err := syscall.Mmap(j.fds[0], 0, int(q.Size), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE)
 	if err != nil {
 		closeAll(j.fds)
-		refuse(StageProgram, err)
+		send(q.refuse(StageProgram, err))
 		return
 	}
 	c := child{q: q}
-	stage, err := c.start(mem, j.fds)
+	failed := c.start(mem, j.fds)
 	syscall.Munmap(mem)
 	closeAll(j.fds)
-	if err != nil {
-		refuse(stage, err)
+	if failed != nil {
+		send(failed)
 		return
 	}
 	c.finish()
+}
+
+// refuse is the answer to a request that could not be carried out.
+func (q *Request) refuse(stage uint64, err error) *Reply {
+	errno, _ := err.(syscall.Errno)
+	return &Reply{ID: q.ID, Kind: Refused, Index: stage, Errno: uint64(errno)}
 }
 
 // child is a clone under way.
@@ -176,13 +212,14 @@ type child struct {
 }
 
 // start clones and does the launcher's part of the set-up up to the moment at
-// which the child goes its own way.
-func (c *child) start(mem []byte, fds []int) (stage uint64, err error) {
+// which the child goes its own way. It gives the answer to the request if that
+// is over with it, nil otherwise.
+func (c *child) start(mem []byte, fds []int) *Reply {
 	var pipes [6]int
 	for i := 0; i < len(pipes); i += 2 {
 		if err := syscall.Pipe2(pipes[i:i+2], syscall.O_CLOEXEC); err != nil {
 			closeAll(pipes[:i])
-			return StagePipe, err
+			return c.q.refuse(StagePipe, err)
 		}
 	}
 	c.goRead, c.goWrite, c.readyRead, c.readyWrite, c.errRead, c.errWrite = pipes[0], pipes[1], pipes[2], pipes[3], pipes[4], pipes[5]
@@ -195,6 +232,8 @@ func (c *child) start(mem []byte, fds []int) (stage uint64, err error) {
 			return uint64(c.readyWrite), true
 		case slot == SlotError:
 			return uint64(c.errWrite), true
+		case slot == SlotLauncher:
+			return uint64(dead), true
 		case slot < uint64(len(fds)-1):
 			return uint64(fds[slot+1]), true
 		}
@@ -202,7 +241,7 @@ func (c *child) start(mem []byte, fds []int) (stage uint64, err error) {
 	})
 	if !ok {
 		closeAll(pipes[:])
-		return StageProgram, syscall.EINVAL
+		return c.q.refuse(StageProgram, syscall.EINVAL)
 	}
 
 	// The kernel writes the descriptor into the program's memory, which does not
@@ -221,17 +260,19 @@ func (c *child) start(mem []byte, fds []int) (stage uint64, err error) {
 	closeAll([]int{c.goRead, c.readyWrite, c.errWrite})
 	if errno != 0 {
 		closeAll([]int{c.goWrite, c.readyRead, c.errRead})
-		return StageClone, errno
+		return c.q.refuse(StageClone, errno)
 	}
 	c.pid = int(pid)
+	if c.q.KillGroup != 0 {
+		addGroup(c.pid)
+	}
 	if c.q.MapIDs != 0 {
 		if err := c.mapIDs(); err != nil {
-			c.abandon()
-			return StageIDMap, err
+			return c.abandon(StageIDMap, err)
 		}
 	}
 	c.release()
-	return 0, nil
+	return nil
 }
 
 // release lets the child go on. It may be gone already: then the error pipe has
@@ -239,14 +280,64 @@ func (c *child) start(mem []byte, fds []int) (stage uint64, err error) {
 // the Go runtime only heeds it on standard output and error.)
 func (c *child) release() { syscall.Write(c.goWrite, []byte{1}) }
 
-// abandon ends a child that must not go on.
-func (c *child) abandon() {
+// abandon ends a child that must not go on, and gives the answer to the request.
+// If the child itself has failed before, that is the reason for the rest.
+func (c *child) abandon(stage uint64, err error) *Reply {
 	syscall.Kill(c.pid, syscall.SIGKILL)
-	c.wait(nil)
+	c.end(nil)
+	// What it wrote is there; other children may have the other end open still.
+	syscall.SetNonblock(c.errRead, true)
+	failed, ok := c.failure()
 	closeAll([]int{c.goWrite, c.readyRead, c.errRead, c.pidfd})
+	if ok {
+		return failed
+	}
+	return c.q.refuse(stage, err)
 }
 
-func (c *child) wait(usage *syscall.Rusage) (status syscall.WaitStatus) {
+// failure reads from the child which call has failed. There is none if the other
+// end was closed by its exec.
+func (c *child) failure() (r *Reply, ok bool) {
+	var f failure
+	n, _ := readFull(c.errRead, unsafe.Slice((*byte)(unsafe.Pointer(&f)), unsafe.Sizeof(f)))
+	return &Reply{ID: c.q.ID, Kind: Failed, Index: f.index, Errno: f.errno}, n == int(unsafe.Sizeof(f))
+}
+
+// groups has the process groups that are to be killed when the client is gone,
+// whose members but the first get no signal when the launcher ends. Whoever takes
+// the list out of the channel gives it back.
+var groups = make(chan []int, 1)
+
+func addGroup(pid int) { groups <- append(<-groups, pid) }
+
+// removeGroup forgets a group. Its first process must not have been reaped yet.
+func removeGroup(pid int) {
+	list := <-groups
+	for i, other := range list {
+		if other == pid {
+			list[i] = list[len(list)-1]
+			list = list[:len(list)-1]
+			break
+		}
+	}
+	groups <- list
+}
+
+// killGroups kills all groups. No more can be added or forgotten afterwards.
+func killGroups() {
+	for _, pid := range <-groups {
+		syscall.Kill(-pid, syscall.SIGKILL)
+	}
+}
+
+// end waits for the child's end, and ends what is left of its group.
+func (c *child) end(usage *syscall.Rusage) (status syscall.WaitStatus) {
+	if c.q.KillGroup != 0 {
+		// While the child is not reaped nobody else can have its number.
+		c.awaitEnd()
+		syscall.Kill(-c.pid, syscall.SIGKILL)
+		removeGroup(c.pid)
+	}
 	for {
 		_, err := syscall.Wait4(c.pid, &status, 0, usage)
 		if err != syscall.EINTR {
@@ -279,35 +370,26 @@ func (c *child) finish() {
 		if n, _ := readFull(c.readyRead, b[:]); n == 1 {
 			fds, err := c.openNamespaces()
 			if err != nil {
-				errno, _ := err.(syscall.Errno)
-				c.abandon()
-				send(&Reply{ID: c.q.ID, Kind: Refused, Index: StageNamespaces, Errno: uint64(errno)})
+				send(c.abandon(StageNamespaces, err))
 				return
 			}
 			namespaces = fds
 			c.release()
 		}
 	}
-	var failed failure
-	n, _ := readFull(c.errRead, unsafe.Slice((*byte)(unsafe.Pointer(&failed)), unsafe.Sizeof(failed)))
-	// The child looks whether we are there by whether this end is.
+	failed, ok := c.failure()
 	closeAll([]int{c.goWrite, c.readyRead, c.errRead})
-	if n == int(unsafe.Sizeof(failed)) {
-		c.wait(nil)
+	if ok {
+		c.end(nil)
 		closeAll(append(namespaces, c.pidfd))
-		send(&Reply{ID: c.q.ID, Kind: Failed, Index: failed.index, Errno: failed.errno})
+		send(failed)
 		return
 	}
 	send(&Reply{ID: c.q.ID, Kind: Started, PID: uint64(c.pid)}, append([]int{c.pidfd}, namespaces...)...)
 	closeAll(append(namespaces, c.pidfd))
 
-	if c.q.KillGroup != 0 {
-		// While the child is not reaped nobody else can have its number.
-		c.awaitEnd()
-		syscall.Kill(-c.pid, syscall.SIGKILL)
-	}
 	var usage syscall.Rusage
-	status := c.wait(&usage)
+	status := c.end(&usage)
 	send(&Reply{
 		ID: c.q.ID, Kind: Exited, PID: uint64(c.pid), Status: uint64(status),
 		UserNS: uint64(usage.Utime.Nano()), SysNS: uint64(usage.Stime.Nano()), MaxRSS: uint64(usage.Maxrss),

@@ -73,6 +73,8 @@ func (a Arg) print() string {
 			return "READY"
 		case launcher.SlotError:
 			return "ERROR"
+		case launcher.SlotLauncher:
+			return "LAUNCHER"
 		}
 		return "FD" + strconv.FormatUint(a.number, 10)
 	}

@@ -104,9 +104,10 @@ var (
 	GoFD = Arg{kind: argSlot, number: launcher.SlotGo}
 	// ReadyFD takes a byte to say that the launcher may do its part.
 	ReadyFD = Arg{kind: argSlot, number: launcher.SlotReady}
-	// ErrorFD is where failures are reported; its other end is gone when the
-	// launcher is.
+	// ErrorFD is where failures are reported.
 	ErrorFD = Arg{kind: argSlot, number: launcher.SlotError}
+	// LauncherFD is an epoll descriptor with an event when the launcher is dead.
+	LauncherFD = Arg{kind: argSlot, number: launcher.SlotLauncher}
 )
 
 // Here is the current directory, in calls that take a directory.
