@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"runtime"
 
 	"github.com/kilnbuild/kiln/internal/dirfd"
 	"github.com/kilnbuild/kiln/nix"
@@ -16,11 +17,16 @@ import (
 // is left as it is.
 const optimiseDepth = 100
 
+// linksSymlinks tells whether symlinks are linked as files are: Nix does so where the
+// system can.
+const linksSymlinks = runtime.GOOS == "linux"
+
 // OptimisePath replaces the files of an object that is in its place by hard links
 // to files with the same content, of other objects, and lets later objects do the
 // same with its own. It gives the number of bytes that this saves. (Nix manual,
-// "auto-optimise-store".) The caller keeps the object from being removed
-// meanwhile, by its lock or by a temporary root.
+// "auto-optimise-store".) Files that differ in being executable are not the same.
+// The caller keeps the object from being removed meanwhile, by its lock or by a
+// temporary root.
 func (s *Store) OptimisePath(ctx context.Context, p nix.StorePath) (saved int64, err error) {
 	if err := s.changes(); err != nil {
 		return 0, err
@@ -70,7 +76,7 @@ func (o *optimiser) entry(dir *objectDir, name string, depth int) error {
 		// Whoever can write to it would write to all that are linked with it.
 		o.store.opts.Warn(fmt.Errorf("skipping suspicious writable file '%s/%s'", dir.path, name))
 		return nil
-	case st.Type() == dirfd.Regular:
+	case st.Type() == dirfd.Regular, st.Type() == dirfd.Symlink && linksSymlinks:
 		return o.file(dir, name, &st)
 	case st.Type() == dirfd.Directory && depth < optimiseDepth:
 		return o.directory(dir, name, depth)
@@ -147,7 +153,7 @@ func (o *optimiser) file(dir *objectDir, name string, st *dirfd.Stat) error {
 			return err
 		case known.Same(st):
 			return nil
-		case known.Size != st.Size || known.Type() != dirfd.Regular:
+		case known.Size != st.Size || known.Type() != st.Type():
 			o.store.opts.Warn(fmt.Errorf("removing corrupted link '%s/%s'", o.store.layout.links(), key))
 			if err := dirfd.Unlink(o.links, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
@@ -155,6 +161,9 @@ func (o *optimiser) file(dir *objectDir, name string, st *dirfd.Stat) error {
 			continue
 		}
 		replaced, err := o.replace(dir, name, key)
+		if errors.Is(err, errLinkGone) {
+			continue
+		}
 		if replaced && st.Nlink == 1 {
 			o.saved += st.Size
 		}
@@ -162,13 +171,20 @@ func (o *optimiser) file(dir *objectDir, name string, st *dirfd.Stat) error {
 	}
 }
 
+// errLinkGone says that a collector has removed a link that nobody used.
+var errLinkGone = errors.New("the link has gone")
+
 // replace puts a link to a known file into the place of an entry.
 func (o *optimiser) replace(dir *objectDir, name, key string) (replaced bool, err error) {
 	room, temp, err := o.store.room.open(o.ctx)
 	if err != nil {
 		return false, err
 	}
-	if err := link(o.links, key, room, temp); err != nil {
+	err = link(o.links, key, room, temp)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, errLinkGone
+	}
+	if err != nil {
 		return false, tolerable(err)
 	}
 	if err = o.open(dir); err == nil {

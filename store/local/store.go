@@ -76,6 +76,7 @@ func Open(ctx context.Context, opts Options) (_ *Store, err error) {
 		err = s.openForWriting(ctx)
 	}
 	if err != nil {
+		s.logs.close()
 		return nil, errors.Join(err, s.journal.close(), s.release())
 	}
 	if !s.opts.ReadOnly {
@@ -179,14 +180,14 @@ func (s *Store) prepareRealisations(ctx context.Context) error {
 	return s.writeVersion(s.layout.caSchema(), caSchemaVersion)
 }
 
-// Close waits for logs to be compressed, removes what the store has for its own
-// use only (temporary roots, directories, session file), and closes it. Locks
-// must have been released and temporary directories closed. Further calls return
-// what the first one did.
+// Close waits a second for logs to be compressed, removes what the store has for
+// its own use only (temporary roots, directories, session file), and closes it.
+// Locks must have been released and temporary directories closed. Further calls
+// return what the first one did.
 func (s *Store) Close() error { return s.close() }
 
 func (s *Store) shutdown() error {
-	s.logs.wait()
+	s.logs.close()
 	err := errors.Join(s.room.close(), s.roots.close(), s.journal.close(), s.release())
 	if err != nil {
 		return fmt.Errorf("close store '%s': %w", s.layout.store, err)
