@@ -19,6 +19,7 @@ import (
 // buildFlags are the flags of `kiln build` that are no settings.
 type buildFlags struct {
 	json, dryRun, printLogs bool
+	logFormat               logFormatFlag
 }
 
 func buildCommand(g *globals) *cobra.Command {
@@ -40,6 +41,7 @@ func buildCommand(g *globals) *cobra.Command {
 	c.Flags().BoolVar(&flags.json, "json", false, "print the results as JSON, with the isolation report")
 	c.Flags().BoolVar(&flags.dryRun, "dry-run", false, "only say what would be built")
 	c.Flags().BoolVarP(&flags.printLogs, "print-build-logs", "L", false, "show what builders print while they run")
+	flags.logFormat.register(c.Flags())
 	g.overrideSwitch(c, "keep-failed", "K", "keep-failed", "keep the build directories of builds that fail")
 	g.overrideSwitch(c, "keep-going", "k", "keep-going", "carry on with what does not depend on a failure")
 	g.override(c, "max-jobs", "j", "max-jobs", "how many builders run at once; auto for one a processor")
@@ -59,7 +61,9 @@ func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string)
 			}
 			paths = append(paths, p)
 		}
-		x, closeExecutor, err := c.executor(st, flags.printLogs)
+		screen := newScreen(st.Dir(), g, flags, c.settings.LogLines)
+		defer screen.Close()
+		x, closeExecutor, err := c.executor(st, screen.ShowsLogs())
 		if err != nil {
 			return err
 		}
@@ -68,7 +72,6 @@ func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string)
 		if flags.dryRun {
 			return dryRun(ctx, x, st, paths)
 		}
-		screen := newScreen(os.Stderr, st.Dir(), g, flags.printLogs)
 		results, err := x.Build(ctx, &nix.BuildRequest{Paths: paths, Log: screen})
 		screen.Close()
 		if err != nil {
@@ -82,8 +85,8 @@ func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string)
 				return err
 			}
 		}
-		if err := failures(st.Dir(), results); err != nil {
-			return err
+		if err := failures(st.Dir(), results, screen.fail); err != nil {
+			return screen.report(err)
 		}
 		if !flags.json {
 			printOutputs(st.Dir(), results)
@@ -103,8 +106,9 @@ func printOutputs(dir nix.StoreDir, results []nix.BuildResult) {
 	}
 }
 
-// failures makes one error with Nix's exit code of everything that failed.
-func failures(dir nix.StoreDir, results []nix.BuildResult) error {
+// failures makes one error with Nix's exit code of everything that failed. Where
+// that is more than one thing, each is told.
+func failures(dir nix.StoreDir, results []nix.BuildResult, tell func(message string)) error {
 	var failed []string
 	var statuses []nix.BuildStatus
 	for _, r := range results {
@@ -124,7 +128,7 @@ func failures(dir nix.StoreDir, results []nix.BuildResult) error {
 		case len(failed) == 1:
 			exit.err = errors.New(r.Message)
 		default:
-			fmt.Fprintf(os.Stderr, "error: %s\n", r.Message)
+			tell(r.Message)
 		}
 	}
 	if len(failed) > 1 {

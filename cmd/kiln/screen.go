@@ -1,106 +1,142 @@
 package main
 
 import (
-	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"text/tabwriter"
 
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/logline"
+	"github.com/kilnbuild/kiln/progress"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
 )
 
-// screen shows a person what happens to a request. It is a nix.LogSink.
+// logFormatFlag is the value of --log-format.
+type logFormatFlag struct{ format progress.Format }
+
+func (f *logFormatFlag) String() string { return string(f.format) }
+func (f *logFormatFlag) Type() string   { return "format" }
+
+func (f *logFormatFlag) Set(text string) (err error) {
+	f.format, err = progress.ParseFormat(text)
+	return err
+}
+
+func (f *logFormatFlag) register(flags *pflag.FlagSet) {
+	var names []string
+	for _, name := range progress.Formats() {
+		names = append(names, string(name))
+	}
+	flags.Var(f, "log-format", "how to show what happens: "+strings.Join(names, ", ")+"; tree on a terminal, raw elsewhere")
+}
+
+// screen shows a person on standard error what happens to a request.
 type screen struct {
-	dir      nix.StoreDir
-	quiet    bool
-	verbose  int
-	showLogs bool
-
-	mu    sync.Mutex
-	w     io.Writer
-	lines map[nix.StorePath][]byte // begun lines of builders' logs
+	*progress.Display
+	json    bool
+	signals chan os.Signal
+	done    sync.WaitGroup
+	close   sync.Once
 }
 
-func newScreen(w io.Writer, dir nix.StoreDir, g *globals, showLogs bool) *screen {
-	return &screen{dir: dir, w: w, quiet: g.quiet, verbose: g.verbose, showLogs: showLogs, lines: make(map[nix.StorePath][]byte)}
+// newScreen begins to show. The screen must be closed.
+func newScreen(dir nix.StoreDir, g *globals, flags *buildFlags, logLines int) *screen {
+	format := flags.logFormat.format
+	terminal := lookAtTerminal(os.Stderr)
+	if format == "" {
+		format = progress.Raw
+		if terminal.Screen {
+			format = progress.Tree
+		}
+	}
+	s := &screen{
+		Display: progress.New(progress.Options{
+			Writer: os.Stderr, Format: format, Dir: dir, Logs: flags.printLogs, LogLines: logLines, LogCommand: "kiln log",
+			Quiet: g.quiet, Verbose: g.verbose, Terminal: terminal,
+		}),
+		json: format == progress.InternalJSON,
+	}
+	if terminal.Screen {
+		s.follow()
+	}
+	return s
 }
 
-// maxScreenLine bounds how much of a line is kept until its end comes, in bytes.
-const maxScreenLine = 64 << 10
+// lookAtTerminal finds out what a file can show, as the environment has it.
+func lookAtTerminal(f *os.File) progress.Terminal {
+	if !term.IsTerminal(int(f.Fd())) {
+		return progress.Terminal{}
+	}
+	dumb := cmp.Or(os.Getenv("TERM"), "dumb") == "dumb"
+	locale := cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG"))
+	charset := strings.ToLower(strings.ReplaceAll(locale, "-", ""))
+	t := progress.Terminal{
+		Screen: !dumb,
+		// https://no-color.org
+		Colour:  !dumb && os.Getenv("NO_COLOR") == "",
+		Unicode: strings.Contains(charset, "utf8"),
+	}
+	t.Width, t.Height, _ = term.GetSize(int(f.Fd()))
+	return t
+}
 
-// BuildLog shows whole lines with the name of the derivation before them.
-func (s *screen) BuildLog(drv nix.StorePath, p []byte) {
-	if !s.showLogs {
+// follow passes on that the terminal has another size, and that the process goes
+// on after it was stopped.
+func (s *screen) follow() {
+	s.signals = make(chan os.Signal, 1)
+	signal.Notify(s.signals, syscall.SIGWINCH, syscall.SIGCONT)
+	s.done.Go(func() {
+		for sig := range s.signals {
+			if sig == syscall.SIGCONT {
+				s.Redraw()
+			}
+			if width, height, err := term.GetSize(int(os.Stderr.Fd())); err == nil {
+				s.Resize(width, height)
+			}
+		}
+	})
+}
+
+// Close ends the showing. What is printed to standard output or standard error
+// has to wait for it.
+func (s *screen) Close() {
+	s.close.Do(func() {
+		if s.signals != nil {
+			signal.Stop(s.signals)
+			close(s.signals)
+			s.done.Wait()
+		}
+		s.Display.Close() // whoever closed standard error does not want to know
+	})
+}
+
+// fail tells of a failure, after the screen was closed.
+func (s *screen) fail(message string) {
+	if !s.json {
+		fmt.Fprintf(os.Stderr, "error: %s\n", message)
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	text := append(s.lines[drv], p...)
-	for {
-		i := bytes.IndexByte(text, '\n')
-		if i < 0 && len(text) < maxScreenLine {
-			break
-		}
-		if i < 0 {
-			i = len(text) - 1
-		}
-		s.showLine(drv, text[:i])
-		text = text[i+1:]
-	}
-	s.lines[drv] = append(s.lines[drv][:0], text...)
+	m := logline.Message{Action: logline.Msg, Level: logline.Error, Text: "\x1b[31;1merror:\x1b[0m " + message, Raw: message}
+	os.Stderr.Write(m.Append(nil))
 }
 
-func (s *screen) showLine(drv nix.StorePath, line []byte) {
-	line = bytes.TrimSuffix(line, []byte("\r"))
-	if bytes.HasPrefix(line, []byte("@nix ")) {
-		return // a message from the builder to the program
+// report tells of what a request failed with where a program reads it. People
+// read it when the command ends.
+func (s *screen) report(err error) error {
+	var exit *exitError
+	if s.json && errors.As(err, &exit) && exit.err != nil {
+		s.fail(exit.err.Error())
+		exit.err = nil
 	}
-	fmt.Fprintf(s.w, "%s> %s\n", strings.TrimSuffix(drv.Name(), nix.DrvExtension), line)
-}
-
-// Event implements nix.LogSink.
-func (s *screen) Event(e nix.Event) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch e.Kind {
-	case nix.EventStarted:
-		if !s.quiet {
-			fmt.Fprintf(s.w, "building '%s'...\n", s.dir.Join(e.Path))
-		}
-	case nix.EventFinished:
-		if rest := s.lines[e.Path]; s.showLogs && len(rest) > 0 {
-			s.showLine(e.Path, rest)
-		}
-		delete(s.lines, e.Path)
-	case nix.EventWarning:
-		fmt.Fprintf(s.w, "warning: %s\n", e.Message)
-	case nix.EventNotice:
-		if !s.quiet {
-			fmt.Fprintln(s.w, e.Message)
-		}
-	case nix.EventWaiting, nix.EventPhase:
-		if s.verbose > 0 {
-			fmt.Fprintln(s.w, e.Message)
-		}
-	case nix.EventDiagnostic:
-		if s.verbose > 1 {
-			fmt.Fprintln(s.w, e.Message)
-		}
-	}
-}
-
-// Close ends the showing.
-func (s *screen) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for drv, rest := range s.lines {
-		if len(rest) > 0 {
-			s.showLine(drv, rest)
-		}
-	}
-	clear(s.lines)
+	return err
 }
 
 // printIsolation prints the isolation report of every builder that ran.
