@@ -2,13 +2,17 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"strings"
 
 	"github.com/kilnbuild/kiln/executor"
 	"github.com/kilnbuild/kiln/executor/build"
+	"github.com/kilnbuild/kiln/executor/builtin"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/sandbox"
 	"github.com/kilnbuild/kiln/store/local"
+	"golang.org/x/net/http/httpproxy"
 )
 
 // executor wires an executor for a store together. The function that it returns
@@ -19,8 +23,12 @@ func (c *configuration) executor(st *local.Store, showsLogs bool) (*executor.Exe
 	if err != nil {
 		return nil, nil, err
 	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, fmt.Errorf("find the file of this program, which runs builtin builders: %w", err)
+	}
 	launcher := sandbox.NewLauncher()
-	x := executor.New(st, &build.Machine{Store: st, Launcher: launcher, Users: users}, executor.Settings{
+	x := executor.New(st, &build.Machine{Store: st, Launcher: launcher, Users: users, Self: self}, executor.Settings{
 		MaxJobs:              s.MaxJobs,
 		KeepGoing:            s.KeepGoing,
 		System:               s.System,
@@ -56,11 +64,35 @@ func (c *configuration) attemptSettings() build.Settings {
 		DiscardLog:         !s.KeepBuildLog,
 		ImpureEnv:          s.ImpureEnv,
 		Environ:            os.LookupEnv,
+		Fetch:              c.fetchSettings(),
 	}
 	for _, p := range s.SandboxPaths {
 		a.SandboxPaths = append(a.SandboxPaths, build.SandboxPath(p))
 	}
 	return a
+}
+
+// fetchSettings are for builtin:fetchurl, which has the proxies that our own
+// environment names.
+func (c *configuration) fetchSettings() build.FetchSettings {
+	s := c.settings
+	proxies := httpproxy.FromEnvironment()
+	return build.FetchSettings{
+		FetchSettings: builtin.FetchSettings{
+			HashedMirrors:  s.HashedMirrors,
+			Attempts:       s.DownloadAttempts,
+			ConnectTimeout: s.ConnectTimeout,
+			StalledTimeout: s.StalledDownloadTimeout,
+			Retry: builtin.RetrySettings{
+				Delay: s.RetryDelay, RateLimited: s.RetryDelayRateLimited, Max: s.RetryMaxDelay, Jitter: s.RetryJitter,
+			},
+			AllowLoopback: s.AllowLoopbackDownloads,
+			Proxy:         builtin.ProxySettings{HTTP: proxies.HTTPProxy, HTTPS: proxies.HTTPSProxy, Not: proxies.NoProxy},
+			UserAgent:     strings.TrimSpace("kiln/" + version + " " + s.UserAgentSuffix),
+		},
+		NetrcFile:   s.NetrcFile,
+		SSLCertFile: s.SSLCertFile,
+	}
 }
 
 func sandboxMode(m conf.SandboxMode, chroot bool) build.SandboxMode {

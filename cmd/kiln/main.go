@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
+	"github.com/kilnbuild/kiln/executor/builtin"
 	"github.com/spf13/cobra"
 )
 
@@ -20,6 +22,9 @@ import (
 var version = "development"
 
 func main() {
+	if filepath.Base(os.Args[0]) == builtin.Name {
+		os.Exit(builtin.Main(context.Background(), os.Stdin, os.Stderr))
+	}
 	os.Exit(run(os.Args[1:]))
 }
 

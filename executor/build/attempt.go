@@ -122,6 +122,7 @@ type run struct {
 	// known to belong, the scratch path by that path.
 	redirected map[nix.StorePath]nix.StorePath
 	spec       *sandbox.Spec
+	request    []byte // what a builtin builder is told
 }
 
 // prepare describes the sandbox and writes the builder's files.
@@ -157,7 +158,12 @@ func (r *run) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	sur, err := surround(a, r.settings, st.Dir(), p.insideBuildDir(r.settings), r.scratch, r.redirected, graphs)
+	sur := builtinSurroundings()
+	if a.Drv.IsBuiltin() {
+		r.request, err = r.builtinRequest(p.insideBuildDir(r.settings))
+	} else {
+		sur, err = surround(a, r.settings, st.Dir(), p.insideBuildDir(r.settings), r.scratch, r.redirected, graphs)
+	}
 	if err != nil {
 		return err
 	}
@@ -166,6 +172,9 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	if r.spec, err = describe(a, r.settings, p, sur, r.scratch); err != nil {
 		return err
+	}
+	if a.Drv.IsBuiltin() {
+		r.machine.describeBuiltin(r.spec)
 	}
 	r.spec.Fallback = r.fallback
 	return nil
@@ -261,7 +270,16 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 	}
 	defer func() { err = errors.Join(err, logFile.Close()) }()
 
-	process, err := r.machine.Launcher.Start(ctx, r.spec, sandbox.Stdio{Stdout: pty.Slave, Stderr: pty.Slave})
+	stdio := sandbox.Stdio{Stdout: pty.Slave, Stderr: pty.Slave}
+	if r.request != nil {
+		if stdio.Stdin, err = feed(r.request); err != nil {
+			return err
+		}
+	}
+	process, err := r.machine.Launcher.Start(ctx, r.spec, stdio)
+	if stdio.Stdin != nil {
+		stdio.Stdin.Close() // only the builder has it now
+	}
 	if err != nil {
 		return r.startFailed(err, logFile)
 	}

@@ -129,6 +129,10 @@ func mounts(a *Attempt, s *Settings, p *site, buildDir string, kind nix.OutputKi
 			at[f] = mountns.Mount{Kind: mountns.Bind, Source: f, Target: f, Optional: true, Follow: true}
 		}
 	}
+	if !kind.IsPure() && s.Fetch.SSLCertFile != "" {
+		const inside = "/etc/ssl/certs/ca-certificates.crt"
+		at[inside] = mountns.Mount{Kind: mountns.Bind, Source: s.Fetch.SSLCertFile, Target: inside, Optional: true, Follow: true}
+	}
 	for _, sp := range s.SandboxPaths {
 		if sp.Target != "/proc" {
 			at[sp.Target] = mountns.Mount{Kind: mountns.Bind, Source: sp.Source, Target: sp.Target, Optional: sp.Optional, Writable: true, Devices: true}

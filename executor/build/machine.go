@@ -54,6 +54,7 @@ type Settings struct {
 	ImpureEnv map[string]string
 	// Environ gives the variables of kiln's own environment for impureEnvVars.
 	Environ func(name string) (string, bool)
+	Fetch   FetchSettings
 }
 
 // Machine is what attempts have in common. All fields must be set. It is safe
@@ -62,6 +63,9 @@ type Machine struct {
 	Store    *local.Store
 	Launcher *sandbox.Launcher
 	Users    *Users
+	// Self is the file of a static program that runs builtin.Main when it is
+	// called builtin.Name. The users that build must be allowed to run it.
+	Self string
 }
 
 // Attempt is one derivation to be built, with everything that has been found out

@@ -106,6 +106,7 @@ type Settings struct {
 	NetrcFile               string
 	SSLCertFile             string // "" if there is none
 	UserAgentSuffix         string
+	AllowLoopbackDownloads  bool
 
 	cpus    int     // what max-jobs = auto means
 	entries []entry // one for each of definitions

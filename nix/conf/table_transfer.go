@@ -128,6 +128,12 @@ var transferSettings = []Definition{
 		Doc:   "Text that is added to how requests to web servers name their sender.",
 		field: func(s *Settings) value { return plain{&s.UserAgentSuffix} },
 	},
+	{
+		Name: "allow-loopback-downloads", Type: TypeBool, Default: "false", Own: true,
+		Doc: "Let `builtin:fetchurl` fetch from servers on the machine itself (127.0.0.1, ::1) if a derivation asks for it. " +
+			"What listens there often trusts whoever can reach it. Proxies and `hashed-mirrors` may always be there.",
+		field: func(s *Settings) value { return boolean{&s.AllowLoopbackDownloads} },
+	},
 }
 
 func seconds(p *time.Duration) duration      { return duration{p, time.Second} }
