@@ -102,7 +102,7 @@ func escape(line []byte) (params, rest []byte) {
 		if line[i] < 0x40 || line[i] > 0x7e {
 			return nil, line[i:] // no sequence: a terminal would go on from here
 		}
-		if line[i] == 'm' && end == i && bytes.IndexAny(line[2:end], "<=>?") < 0 {
+		if line[i] == 'm' && end == i && !bytes.ContainsAny(line[2:end], "<=>?") {
 			params = line[1:end]
 		}
 		return params, line[i+1:]

@@ -65,7 +65,8 @@ type Display struct {
 	spare   []byte        // the buffer that was pending before
 	drained chan struct{} // closed when pending is taken
 	stuck   bool          // pending has been full for too long
-	lost    int           // lines left out since
+	lost    int           // lines of logs left out since
+	missed  bool          // and messages
 	width   int
 	height  int
 	err     error // of the first write that failed; run's until it is done
@@ -87,6 +88,8 @@ type voice interface {
 	line(d *Display, drv nix.StorePath, line []byte)
 	// say takes text for a person, one line or more.
 	say(d *Display, text string)
+	// end is called once, when nothing else will come.
+	end(d *Display)
 }
 
 // Limits of what waits to be written, in bytes. Logs may fill only a part of it.
@@ -250,6 +253,11 @@ func (d *Display) event(e nix.Event, now time.Time) {
 	}
 	if len(d.pending) < maxPending {
 		d.voice.event(d, e, over, now)
+	} else {
+		d.missed = true
+	}
+	if over != nil {
+		over.tail = logTail{} // those that waited for it still know it
 	}
 }
 
@@ -258,6 +266,8 @@ func (d *Display) Print(text string) {
 	d.mu.Lock()
 	if len(d.pending) < maxPending {
 		d.voice.say(d, text)
+	} else {
+		d.missed = true
 	}
 	d.mu.Unlock()
 	d.poke()
@@ -281,7 +291,7 @@ func (d *Display) poke() {
 // run writes until the display is closed.
 func (d *Display) run() {
 	defer close(d.done)
-	defer d.finish()
+	defer func() { d.write(d.rest(time.Now())) }()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -332,6 +342,10 @@ func (d *Display) takeLocked() []byte {
 		d.voice.say(d, fmt.Sprintf("warning: %d lines of logs are left out here: what reads them is too slow", d.lost))
 		d.lost = 0
 	}
+	if d.missed {
+		d.voice.say(d, "warning: messages are left out here: what reads them is too slow")
+		d.missed = false
+	}
 	p := d.pending
 	if cap(d.spare) > maxSpare {
 		d.spare = nil
@@ -368,24 +382,22 @@ func (d *Display) nextChange(now time.Time) time.Duration {
 	return next
 }
 
-// finish shows the rest.
-func (d *Display) finish() {
+// rest gives what there is left to show when the display is closed. It takes the
+// view off the terminal; the tree leaves its totals.
+func (d *Display) rest(now time.Time) []byte {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.lines.endAll(func(drv nix.StorePath, line []byte) { d.voice.line(d, drv, line) })
-	d.mu.Unlock()
+	d.voice.end(d)
 	if !d.base.onScreen() {
-		d.write(d.take())
-		return
+		return d.takeLocked()
 	}
-	d.mu.Lock()
-	p := &painter{gs: d.goals, glyph: d.glyph, now: time.Now(), width: d.width - 1}
+	p := &painter{gs: d.goals, glyph: d.glyph, now: now, width: d.width - 1}
 	if d.base == Tree && d.goals.built+d.goals.fetched+d.goals.failed > 0 {
 		p.totals()
 	}
 	for _, r := range p.rows {
 		d.pending = append(r.appendTo(d.pending, d.opts.Terminal.Colour), '\n')
 	}
-	text := d.canvas.draw(nil, d.takeLocked(), nil, d.width, d.height, d.opts.Terminal.Colour)
-	d.mu.Unlock()
-	d.write(text)
+	return d.canvas.draw(nil, d.takeLocked(), nil, d.width, d.height, d.opts.Terminal.Colour)
 }

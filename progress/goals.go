@@ -40,6 +40,7 @@ type goal struct {
 	parent   *goal // the first that named it as an input
 	tail     logTail
 	fetched  bool
+	top      bool
 	seq      int // by when it was first heard of: neighbours keep their order
 }
 
@@ -61,7 +62,8 @@ type goals struct {
 	seq    int
 	active []*goal // built and fetched now, oldest first
 	noted  []*goal // those of the waiting that say for what
-	tops   []*goal // goals that nobody had named when they were planned, some of them ended
+	tops   []*goal // goals that nobody had named when they were planned
+	over   int     // how many of tops ended: never more than half
 	latest *goal   // the active one that said something last
 
 	waiting, building, fetching int
@@ -147,6 +149,7 @@ func (gs *goals) planned(e nix.Event, now time.Time) {
 		gs.become(g, waiting, now)
 		if g.parent == nil {
 			gs.tops = append(gs.tops, g)
+			g.top = true
 		}
 	}
 	for _, p := range e.Inputs {
@@ -236,6 +239,12 @@ func (gs *goals) finished(e nix.Event, now time.Time) *goal {
 	gs.received += g.done
 	gs.edges -= len(g.inputs)
 	g.inputs, g.parent = nil, nil
+	if g.top {
+		if gs.over++; gs.over > len(gs.tops)/2 {
+			gs.tops = slices.DeleteFunc(gs.tops, func(t *goal) bool { return t.state == ended })
+			gs.over = 0
+		}
+	}
 	if !ran {
 		return nil
 	}

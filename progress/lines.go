@@ -2,6 +2,8 @@ package progress
 
 import (
 	"bytes"
+	"maps"
+	"slices"
 
 	"github.com/kilnbuild/kiln/nix"
 )
@@ -50,8 +52,8 @@ func (s *lineSplitter) end(drv nix.StorePath) []byte {
 
 // endAll ends the lines of all builders.
 func (s *lineSplitter) endAll(take func(drv nix.StorePath, line []byte)) {
-	for drv, rest := range s.begun {
-		if len(rest) > 0 {
+	for _, drv := range slices.Sorted(maps.Keys(s.begun)) {
+		if rest := s.begun[drv]; len(rest) > 0 {
 			take(drv, rest)
 		}
 	}

@@ -3,6 +3,7 @@ package progress
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kilnbuild/kiln/nix"
@@ -25,6 +26,11 @@ type activities struct {
 	build, substitute, copyPath, file, wait uint64
 
 	url string // of file
+}
+
+// ids lists them, parts before what they are part of.
+func (a *activities) ids() []*uint64 {
+	return []*uint64{&a.wait, &a.file, &a.copyPath, &a.substitute, &a.build}
 }
 
 func newMachineVoice() *machineVoice {
@@ -68,7 +74,7 @@ func (m *machineVoice) event(d *Display, e nix.Event, _ *goal, _ time.Time) {
 		}
 	case nix.EventFinished:
 		if a := m.activities[e.Path]; a != nil {
-			for _, id := range []*uint64{&a.wait, &a.file, &a.copyPath, &a.substitute, &a.build} {
+			for _, id := range a.ids() {
 				m.stop(d, id)
 			}
 			delete(m.activities, e.Path)
@@ -148,6 +154,23 @@ func (m *machineVoice) line(d *Display, drv nix.StorePath, line []byte) {
 }
 
 func (m *machineVoice) say(d *Display, text string) { m.message(d, logline.Info, text) }
+
+// end stops what is under way, the newest first: parts go before what they are
+// part of.
+func (m *machineVoice) end(d *Display) {
+	ids := []uint64{m.realise, m.builds, m.copies}
+	for _, a := range m.activities {
+		for _, id := range a.ids() {
+			ids = append(ids, *id)
+		}
+	}
+	clear(m.activities)
+	slices.Sort(ids)
+	for _, id := range slices.Backward(ids) {
+		m.stop(d, &id)
+	}
+	m.copies, m.builds, m.realise = 0, 0, 0
+}
 
 func (m *machineVoice) message(d *Display, level logline.Level, text string) {
 	m.write(d, logline.Message{Action: logline.Msg, Level: level, Text: text})

@@ -17,11 +17,11 @@ func (rawVoice) event(d *Display, e nix.Event, _ *goal, _ time.Time) {
 		case nix.EventStarted:
 			on := ""
 			if e.Message != "" {
-				on = fmt.Sprintf(" on '%s'", e.Message)
+				on = fmt.Sprintf(" on '%s'", oneLine(e.Message))
 			}
 			d.say(plain, fmt.Sprintf("building '%s'%s...", d.opts.Dir.Join(e.Path), on))
 		case nix.EventFetching:
-			d.say(plain, fmt.Sprintf("copying path '%s' from '%s'...", d.opts.Dir.Join(e.Path), e.Message))
+			d.say(plain, fmt.Sprintf("copying path '%s' from '%s'...", d.opts.Dir.Join(e.Path), oneLine(e.Message)))
 		case nix.EventWaiting:
 			if d.opts.Verbose > 0 {
 				d.say(plain, e.Message)
@@ -36,6 +36,8 @@ func (rawVoice) line(d *Display, drv nix.StorePath, line []byte) {
 }
 
 func (rawVoice) say(d *Display, text string) { d.say(plain, text) }
+
+func (rawVoice) end(*Display) {}
 
 // viewVoice speaks above a view: of what went wrong, and in the tree also of
 // what ended well.
@@ -170,6 +172,14 @@ func (d *Display) appendForeign(base style, line []byte) {
 	if now != plain {
 		d.pending = plain.appendTo(d.pending)
 	}
+}
+
+// oneLine is text for the middle of a line of ours: it neither ends the line nor
+// takes away what stands behind it.
+func oneLine(text string) string {
+	var b strings.Builder
+	cleaned([]byte(text), func(part []byte, _ style) { b.Write(part) })
+	return b.String()
 }
 
 // ascii puts question marks in the place of what is not ASCII.

@@ -7,7 +7,7 @@ import (
 
 // Limits of the work for one drawing, whatever the graph.
 const (
-	maxChain = 4096 // goals between one and the last that waits for it
+	maxChain = 512  // goals between one and the last that waits for it
 	maxLooks = 4096 // inputs that are looked at to fill free rows
 )
 
@@ -126,7 +126,6 @@ func (f *forest) rows(wanted map[*goal]bool, g *glyphs) []branch {
 // and fetched, the oldest first, and what waits for it; in what is left of the
 // first room rows others that wait.
 func (gs *goals) tree(size, room int, g *glyphs) []branch {
-	gs.tops = slices.DeleteFunc(gs.tops, func(t *goal) bool { return t.state == ended })
 	wanted := append(slices.Clone(gs.active), gs.noted...)
 	wanted = wanted[:min(len(wanted), size)]
 

@@ -265,7 +265,7 @@ func size(n uint64) string {
 }
 
 func progressBytes(done, expected uint64) string {
-	if expected == 0 || expected < done {
+	if expected <= done {
 		return size(done)
 	}
 	return size(done) + "/" + size(expected)
