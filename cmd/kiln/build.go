@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,12 +13,17 @@ import (
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store/local"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // buildFlags are the flags of `kiln build` that are no settings.
 type buildFlags struct {
-	json, dryRun, printLogs bool
-	logFormat               logFormatFlag
+	json, printPaths, dryRun, printLogs bool
+	noLink                              bool
+	outLink                             string
+	check, repair                       bool
+	rebuild                             int
+	logFormat                           logFormatFlag
 }
 
 func buildCommand(g *globals) *cobra.Command {
@@ -38,10 +42,9 @@ func buildCommand(g *globals) *cobra.Command {
 			return runBuild(c.Context(), g, &flags, args)
 		},
 	}
-	c.Flags().BoolVar(&flags.json, "json", false, "print the results as JSON, with the isolation report")
-	c.Flags().BoolVar(&flags.dryRun, "dry-run", false, "only say what would be built")
-	c.Flags().BoolVarP(&flags.printLogs, "print-build-logs", "L", false, "show what builders print while they run")
-	flags.logFormat.register(c.Flags())
+	flags.register(c.Flags())
+	c.MarkFlagsMutuallyExclusive("check", "rebuild", "repair")
+	c.MarkFlagsMutuallyExclusive("out-link", "add-root", "no-link")
 	g.overrideSwitch(c, "keep-failed", "K", "keep-failed", "keep the build directories of builds that fail")
 	g.overrideSwitch(c, "keep-going", "k", "keep-going", "carry on with what does not depend on a failure")
 	g.override(c, "max-jobs", "j", "max-jobs", "how many builders run at once; auto for one a processor")
@@ -51,15 +54,48 @@ func buildCommand(g *globals) *cobra.Command {
 	return c
 }
 
+func (b *buildFlags) register(f *pflag.FlagSet) {
+	f.BoolVar(&b.json, "json", false, "print everything that is known of the results as JSON")
+	f.BoolVar(&b.printPaths, "print-out-paths", false, "print the paths of the outputs; that is done anyway unless --json is given")
+	f.BoolVar(&b.dryRun, "dry-run", false, "only say what would be built")
+	f.BoolVarP(&b.printLogs, "print-build-logs", "L", false, "show what builders print while they run")
+	f.StringVarP(&b.outLink, "out-link", "o", "", "make links with this `NAME` to the outputs, which keep them from being collected as garbage")
+	f.StringVar(&b.outLink, "add-root", "", "the same as --out-link")
+	f.BoolVar(&b.noLink, "no-link", false, "make no links, as is done unless --out-link is given")
+	f.BoolVar(&b.check, "check", false, "build again what is valid, and compare: is it deterministic?")
+	f.IntVar(&b.rebuild, "rebuild", 0, "as --check, building `N` times")
+	f.Lookup("rebuild").NoOptDefVal = "1"
+	f.BoolVar(&b.repair, "repair", false, "build again what is valid but damaged")
+	b.logFormat.register(f)
+}
+
+// request says what is to be done about the outputs.
+func (b *buildFlags) request() (*nix.BuildRequest, error) {
+	switch {
+	case b.rebuild < 0:
+		return nil, fmt.Errorf("--rebuild takes a number of builds, not %d", b.rebuild)
+	case b.rebuild > 0:
+		return &nix.BuildRequest{Mode: nix.BuildCheck, Rounds: b.rebuild}, nil
+	case b.check:
+		return &nix.BuildRequest{Mode: nix.BuildCheck}, nil
+	case b.repair:
+		return &nix.BuildRequest{Mode: nix.BuildRepair}, nil
+	}
+	return &nix.BuildRequest{}, nil
+}
+
 func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string) error {
+	request, err := flags.request()
+	if err != nil {
+		return err
+	}
 	return g.withStore(ctx, false, func(c *configuration, st *local.Store) (err error) {
-		var paths []nix.DerivedPath
 		for _, arg := range args {
 			p, err := buildArg(ctx, st, arg)
 			if err != nil {
 				return err
 			}
-			paths = append(paths, p)
+			request.Paths = append(request.Paths, p)
 		}
 		screen := newScreen(st.Dir(), g, flags, c.settings.LogLines)
 		defer screen.Close()
@@ -70,12 +106,18 @@ func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string)
 		defer func() { err = errors.Join(err, closeExecutor()) }()
 
 		if flags.dryRun {
-			return dryRun(ctx, x, st, paths)
+			return dryRun(ctx, x, st, request.Paths)
 		}
-		results, err := x.Build(ctx, &nix.BuildRequest{Paths: paths, Log: screen})
+		request.Log = screen
+		results, err := x.Build(ctx, request)
 		screen.Close()
 		if err != nil {
 			return err
+		}
+		if flags.outLink != "" {
+			if err := makeLinks(ctx, st, flags.outLink, results); err != nil {
+				return err
+			}
 		}
 		if g.verbose > 0 {
 			printIsolation(os.Stderr, results)
@@ -126,9 +168,9 @@ func failures(dir nix.StoreDir, results []nix.BuildResult, tell func(message str
 		switch {
 		case r.Status.Success() || r.Status == nix.StatusCancelled:
 		case len(failed) == 1:
-			exit.err = errors.New(r.Message)
+			exit.err = errors.New(withHint(&r))
 		default:
-			tell(r.Message)
+			tell(withHint(&r))
 		}
 	}
 	if len(failed) > 1 {
@@ -159,66 +201,4 @@ func dryRun(ctx context.Context, x *executor.Executor, st *local.Store, paths []
 		}
 	}
 	return nil
-}
-
-// resultJSON is one result as `kiln build --json` prints it. The first two fields
-// are those of `nix build --json`.
-type resultJSON struct {
-	DrvPath          string            `json:"drvPath"`
-	Outputs          map[string]string `json:"outputs"`
-	Status           string            `json:"status"`
-	Success          bool              `json:"success"`
-	Message          string            `json:"errorMsg,omitempty"`
-	TimesBuilt       int               `json:"timesBuilt"`
-	StartTime        int64             `json:"startTime,omitempty"`
-	StopTime         int64             `json:"stopTime,omitempty"`
-	UserTime         float64           `json:"cpuUser,omitempty"`   // seconds
-	SystemTime       float64           `json:"cpuSystem,omitempty"` // seconds
-	MaxRSS           int64             `json:"maxRSS,omitempty"`    // bytes
-	KeptBuildDir     string            `json:"keptBuildDir,omitempty"`
-	NonDeterministic bool              `json:"isNonDeterministic"`
-	Isolation        *isolationJSON    `json:"isolation,omitempty"`
-}
-
-type isolationJSON struct {
-	Level  string      `json:"level"`
-	Layers []layerJSON `json:"layers"`
-}
-
-type layerJSON struct {
-	Name    string `json:"name"`
-	Asked   string `json:"asked"`
-	InForce string `json:"inForce"`
-	Why     string `json:"why,omitempty"`
-}
-
-func printResultsJSON(w *os.File, dir nix.StoreDir, results []nix.BuildResult) error {
-	list := make([]resultJSON, 0, len(results))
-	for _, r := range results {
-		j := resultJSON{
-			DrvPath: dir.Join(r.Path.Path), Outputs: make(map[string]string),
-			Status: r.Status.String(), Success: r.Status.Success(), Message: r.Message, TimesBuilt: r.TimesBuilt,
-			KeptBuildDir: r.KeptBuildDir, NonDeterministic: r.NonDeterministic,
-		}
-		for name, o := range r.Outputs {
-			j.Outputs[string(name)] = dir.Join(o.OutPath)
-		}
-		if !r.Start.IsZero() {
-			j.StartTime, j.StopTime = r.Start.Unix(), r.Stop.Unix()
-		}
-		if r.Resources != nil {
-			j.UserTime, j.SystemTime, j.MaxRSS = r.Resources.UserTime.Seconds(), r.Resources.SystemTime.Seconds(), r.Resources.MaxRSS
-		}
-		if r.Isolation != nil {
-			j.Isolation = &isolationJSON{Level: r.Isolation.Level}
-			for _, l := range r.Isolation.Layers {
-				j.Isolation.Layers = append(j.Isolation.Layers, layerJSON(l))
-			}
-		}
-		list = append(list, j)
-	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(list)
 }

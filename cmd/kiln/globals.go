@@ -34,24 +34,6 @@ func (g *globals) register(root *cobra.Command) {
 	f.BoolVarP(&g.quiet, "quiet", "q", false, "say nothing but errors")
 }
 
-// joinOptionArgs makes one word of the two that follow --option, since the flag
-// parser takes one value a flag. What follows "--" is left alone.
-func joinOptionArgs(args []string) []string {
-	var joined []string
-	for i := 0; i < len(args); i++ {
-		if args[i] == "--" {
-			return append(joined, args[i:]...)
-		}
-		if args[i] == "--option" && i+2 < len(args) {
-			joined = append(joined, "--option", args[i+1]+"="+args[i+2])
-			i += 2
-			continue
-		}
-		joined = append(joined, args[i])
-	}
-	return joined
-}
-
 // override adds a flag to c that stands for a setting.
 func (g *globals) override(c *cobra.Command, flag, short, setting, usage string) {
 	c.Flags().VarP(&settingFlag{g: g, flag: flag, setting: setting}, flag, short, usage)

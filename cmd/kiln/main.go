@@ -40,7 +40,7 @@ func run(args []string) int {
 	}()
 
 	root := rootCommand()
-	root.SetArgs(joinOptionArgs(args))
+	root.SetArgs(prepareWords(root, args))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0

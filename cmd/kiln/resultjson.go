@@ -1,0 +1,110 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+
+	"github.com/kilnbuild/kiln/nix"
+)
+
+// resultJSON is one result as `kiln build --json` prints it. The first two fields
+// are those of `nix build --json`.
+type resultJSON struct {
+	DrvPath          string            `json:"drvPath"`
+	Outputs          map[string]string `json:"outputs"`
+	Status           string            `json:"status"`
+	Success          bool              `json:"success"`
+	Message          string            `json:"errorMsg,omitempty"`
+	TimesBuilt       int               `json:"timesBuilt"`
+	StartTime        int64             `json:"startTime,omitempty"`
+	StopTime         int64             `json:"stopTime,omitempty"`
+	UserTime         float64           `json:"cpuUser,omitempty"`   // seconds
+	SystemTime       float64           `json:"cpuSystem,omitempty"` // seconds
+	MaxRSS           int64             `json:"maxRSS,omitempty"`    // bytes
+	KeptBuildDir     string            `json:"keptBuildDir,omitempty"`
+	NonDeterministic bool              `json:"isNonDeterministic"`
+	Differences      []differenceJSON  `json:"differences,omitempty"`
+	Causes           []string          `json:"causes,omitempty"` // statuses
+	Hint             string            `json:"hint,omitempty"`
+	Isolation        *isolationJSON    `json:"isolation,omitempty"`
+}
+
+type differenceJSON struct {
+	Output string               `json:"output"`
+	Path   string               `json:"path"`
+	Kept   string               `json:"kept,omitempty"`
+	Total  int                  `json:"total"`
+	Files  []fileDifferenceJSON `json:"files"`
+}
+
+type fileDifferenceJSON struct {
+	Path   string `json:"path"`
+	Kind   string `json:"kind"`
+	Offset *int64 `json:"offset,omitempty"`
+	Text   string `json:"description"`
+}
+
+type isolationJSON struct {
+	Level  string      `json:"level"`
+	Layers []layerJSON `json:"layers"`
+}
+
+type layerJSON struct {
+	Name    string `json:"name"`
+	Asked   string `json:"asked"`
+	InForce string `json:"inForce"`
+	Why     string `json:"why,omitempty"`
+}
+
+func printResultsJSON(w *os.File, dir nix.StoreDir, results []nix.BuildResult) error {
+	list := make([]resultJSON, 0, len(results))
+	for _, r := range results {
+		j := resultJSON{
+			DrvPath: dir.Join(r.Path.Path), Outputs: make(map[string]string),
+			Status: r.Status.String(), Success: r.Status.Success(), Message: r.Message, TimesBuilt: r.TimesBuilt,
+			KeptBuildDir: r.KeptBuildDir, NonDeterministic: r.NonDeterministic, Hint: hint(&r),
+			Differences: differencesJSON(dir, r.Differences),
+		}
+		for _, cause := range r.Causes {
+			j.Causes = append(j.Causes, cause.String())
+		}
+		for name, o := range r.Outputs {
+			j.Outputs[string(name)] = dir.Join(o.OutPath)
+		}
+		if !r.Start.IsZero() {
+			j.StartTime, j.StopTime = r.Start.Unix(), r.Stop.Unix()
+		}
+		if r.Resources != nil {
+			j.UserTime, j.SystemTime, j.MaxRSS = r.Resources.UserTime.Seconds(), r.Resources.SystemTime.Seconds(), r.Resources.MaxRSS
+		}
+		if r.Isolation != nil {
+			j.Isolation = &isolationJSON{Level: r.Isolation.Level}
+			for _, l := range r.Isolation.Layers {
+				j.Isolation.Layers = append(j.Isolation.Layers, layerJSON(l))
+			}
+		}
+		list = append(list, j)
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(list)
+}
+
+func differencesJSON(dir nix.StoreDir, differences []nix.OutputDifference) (list []differenceJSON) {
+	for _, d := range differences {
+		j := differenceJSON{Output: string(d.Output), Path: dir.Join(d.Path), Total: d.Total, Files: []fileDifferenceJSON{}}
+		if d.Kept != "" {
+			j.Kept = dir.Join(d.Kept)
+		}
+		for _, f := range d.Files {
+			file := fileDifferenceJSON{Path: f.Path, Kind: f.Kind, Text: f.Text}
+			if f.Kind == "content" {
+				file.Offset = &f.Offset
+			}
+			j.Files = append(j.Files, file)
+		}
+		list = append(list, j)
+	}
+	return list
+}
