@@ -65,6 +65,7 @@ func (c *configuration) attemptSettings() build.Settings {
 		ImpureEnv:          s.ImpureEnv,
 		Environ:            os.LookupEnv,
 		Fetch:              c.fetchSettings(),
+		Hooks:              c.hooks(),
 	}
 	for _, p := range s.SandboxPaths {
 		a.SandboxPaths = append(a.SandboxPaths, build.SandboxPath(p))
@@ -93,6 +94,24 @@ func (c *configuration) fetchSettings() build.FetchSettings {
 		NetrcFile:   s.NetrcFile,
 		SSLCertFile: s.SSLCertFile,
 	}
+}
+
+func (c *configuration) hooks() build.Hooks {
+	s := c.settings
+	h := build.Hooks{PreBuild: s.PreBuildHook, PostBuild: s.PostBuildHook, Timeout: s.HookTimeout}
+	if s.RunDiffHook {
+		h.Diff = s.DiffHook
+	}
+	if h.PostBuild != "" {
+		var config strings.Builder
+		for e := range s.All() {
+			if !e.Own && e.Status == conf.Honoured {
+				fmt.Fprintf(&config, "%s = %s\n", e.Name, e.Value)
+			}
+		}
+		h.Config = config.String()
+	}
+	return h
 }
 
 func sandboxMode(m conf.SandboxMode, chroot bool) build.SandboxMode {

@@ -10,7 +10,7 @@ import (
 // one is told, since a build may otherwise not be what they think it is.
 var notYet = []string{
 	"use-cgroups", "require-limits", "auto-allocate-uids", "start-id", "id-count",
-	"pre-build-hook", "post-build-hook", "diff-hook", "run-diff-hook", "builders", "external-builders",
+	"builders", "external-builders",
 	"secret-key-files", "sync-before-registering", "substituters",
 	"fallback", "min-free", "max-free", "allowed-impure-host-deps",
 }

@@ -67,6 +67,9 @@ func (m *Machine) Run(ctx context.Context, a *Attempt, s *Settings) (_ *Result, 
 	if err == nil {
 		result.Outputs, err = r.register(ctx, result)
 	}
+	if err == nil {
+		err = r.postBuildHook(ctx, result.Outputs)
+	}
 	result.Stop = time.Now()
 	if err != nil && s.KeepFailed && !a.Drv.IsBuiltin() {
 		kept, kerr := work.Keep()
@@ -153,6 +156,10 @@ func (r *run) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	settings, err := r.sandboxPaths(ctx)
+	if err != nil {
+		return err
+	}
 	if r.isolation == sandbox.Full {
 		if p.sandboxPathClosure, err = r.sandboxPathClosure(ctx); err != nil {
 			return err
@@ -170,7 +177,7 @@ func (r *run) prepare(ctx context.Context) error {
 	if err := r.work.WriteFiles(sur.files); err != nil {
 		return err
 	}
-	if r.spec, err = describe(a, r.settings, p, sur, r.scratch); err != nil {
+	if r.spec, err = describe(a, settings, p, sur, r.scratch); err != nil {
 		return err
 	}
 	if a.Drv.IsBuiltin() {

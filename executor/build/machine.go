@@ -55,6 +55,7 @@ type Settings struct {
 	// Environ gives the variables of kiln's own environment for impureEnvVars.
 	Environ func(name string) (string, bool)
 	Fetch   FetchSettings
+	Hooks   Hooks
 }
 
 // Machine is what attempts have in common. All fields must be set. It is safe

@@ -58,11 +58,15 @@ func (r *run) differs(ctx context.Context, d outputs.Difference) (nix.OutputDiff
 		}
 		difference.Files = append(difference.Files, file)
 	}
-	if r.settings.KeepFailed {
-		difference.Kept = d.Known + checkSuffix
-		if err := st.Replace(ctx, d.Made, difference.Kept); err != nil {
-			return difference, err
-		}
+	if !r.settings.KeepFailed && r.settings.Hooks.Diff == "" {
+		return difference, nil
+	}
+	difference.Kept = d.Known + checkSuffix
+	if err := st.Replace(ctx, d.Made, difference.Kept); err != nil {
+		return difference, err
+	}
+	if r.settings.Hooks.Diff != "" {
+		return difference, r.diffHook(ctx, &difference)
 	}
 	return difference, nil
 }

@@ -34,6 +34,7 @@ type Settings struct {
 	PostBuildHook        string
 	DiffHook             string // "" if there is none
 	RunDiffHook          bool
+	HookTimeout          time.Duration // 0: no limit
 	RequireLimits        bool
 
 	// The sandbox.

@@ -113,6 +113,12 @@ var executorSettings = []Definition{
 		field: func(s *Settings) value { return boolean{&s.RunDiffHook} },
 	},
 	{
+		Name: "hook-timeout", Type: TypeSeconds, Default: "3600", Own: true,
+		Doc: "How many seconds `pre-build-hook`, `post-build-hook` and `diff-hook` may take before they are killed, with " +
+			"everything that they started. 0 stands for no limit.",
+		field: func(s *Settings) value { return seconds(&s.HookTimeout) },
+	},
+	{
 		Name: "require-limits", Type: TypeBool, Default: "false", Own: true,
 		Doc: "Refuse to start a build on a machine where its resources cannot be limited, because no control group can be " +
 			"had. Without it such a build runs, and its isolation report says which limits it ran without.",
