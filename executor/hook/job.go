@@ -2,7 +2,6 @@ package hook
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,10 +10,6 @@ import (
 	"syscall"
 	"time"
 )
-
-// drainTime is how long output is still read that a killed program's pipe has,
-// where something that escaped from its session keeps the pipe open.
-const drainTime = 2 * time.Second
 
 // A job is a hook that is run once, to its end.
 type job struct {
@@ -89,7 +84,7 @@ func (j *job) run(ctx context.Context) error {
 	}
 	p.signal(syscall.SIGKILL)
 	for _, s := range streams {
-		s.r.SetReadDeadline(time.Now().Add(drainTime))
+		drain(s.r)
 	}
 	<-ended
 	_ = p.end(true) // we killed it, and know why
@@ -115,25 +110,12 @@ func (s *stream) close() {
 	}
 }
 
-// copy hands on what comes until nobody holds the other end any more, or until a
-// deadline.
+// copy hands on what comes until nobody holds the other end any more.
 func (s *stream) copy() error {
 	// Ours must not be what keeps it open.
 	s.w.Close()
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := s.r.Read(buf)
-		if n > 0 {
-			if _, err := s.to.Write(buf[:n]); err != nil {
-				return err
-			}
-		}
-		switch {
-		case err == nil:
-		case errors.Is(err, io.EOF), errors.Is(err, os.ErrDeadlineExceeded):
-			return nil
-		default:
-			return fmt.Errorf("read the output of a hook: %w", err)
-		}
-	}
+	return pump(s.r, func(p []byte) error {
+		_, err := s.to.Write(p)
+		return err
+	})
 }
