@@ -16,7 +16,7 @@ PACKAGES ?= ./...
 # Flags for the benchmark: see `make bench BENCH=-h`.
 BENCH    ?=
 
-.PHONY: build demo test bench lint fuzz interop broken clean help
+.PHONY: build demo test bench lint fuzz interop broken screenshots clean help
 
 build: ## one static binary: ./kiln
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
@@ -51,6 +51,13 @@ broken: ## every security test fails on a kiln that is broken where the test loo
 	$(GO) build -buildvcs=false -o build/broken ./internal/broken
 	build/broken
 
+screenshots: ## record what kiln shows on a terminal: the pictures in docs
+	@.ci/need go busybox
+	@$(MAKE) --no-print-directory build
+	@mkdir -p build
+	$(GO) build -buildvcs=false -o build/screenshot ./internal/screenshot
+	build/screenshot ./kiln docs
+
 fuzz: ## every fuzz target for FUZZTIME
 	@for pkg in $$($(GO) list $(PACKAGES)); do \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
@@ -64,4 +71,4 @@ clean: ## remove what the other targets made here
 	rm -f kiln
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\): ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z]*\): ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 13
