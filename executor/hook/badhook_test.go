@@ -23,16 +23,16 @@ func TestBadBuildHooks(t *testing.T) {
 			{"says garbage", "echo one; printf '# yes\\033\\n' >&2; %sleep", "bad hook reply \"yes\\x1b\"; it printed:\none"},
 			{"says garbage and goes", `echo '# accepted' >&2`, `bad hook reply "accepted"`},
 			{"does not know the form", `echo accept >&2`, "it ended without a reply; it printed:\naccept"},
-			{"hangs", `echo waiting; %sleep`, "timed out after 300ms; it printed:\nwaiting"},
-			{"hangs for good", `trap '' TERM; echo waiting; %sleep & wait; wait; %sleep`, "timed out after 300ms; it printed:\nwaiting"},
+			{"hangs", `echo waiting; %sleep`, "timed out after 300ms"},
+			{"hangs for good", `trap '' TERM; echo waiting; %sleep & wait; wait; %sleep`, "timed out after 300ms"},
 			{"names no machine", `echo '# accept' >&2; exit 1`, "it failed with exit code 1, before it had named the machine that builds"},
 			{"hangs before the machine", `echo '# accept' >&2; %sleep`, "timed out after 300ms"},
 			{"has a long name", `echo '# accept' >&2; head -c 5000 /dev/zero | tr '\0' m; echo; %sleep`, "the name of the machine has 5000 bytes; 4096 are the most"},
 			{"closes its output", `echo bye; exec >&- 2>&- 4>&-; %sleep`, "it closed its error output without a reply; it printed:\nbye"},
 			{"prints to the log", `echo why >&4; exit 1`, "it failed with exit code 1, without a reply; it printed:\nwhy"},
 			{"never ends a line", `head -c 3000000 /dev/zero | tr '\0' x; exit 1`, "it failed with exit code 1, without a reply; it printed:\n" + strings.Repeat("x", maxTail-1)},
-			{"never stops", `yes`, "timed out after 300ms; it printed:\ny\ny"},
-			{"fills the log", `yes >&4`, "timed out after 300ms; it printed:\ny\ny"},
+			{"never stops", `yes`, "timed out after 300ms"},
+			{"fills the log", `yes >&4`, "timed out after 300ms"},
 		} {
 			t.Run(tt.name, func(t *testing.T) {
 				b := newBench(t)
@@ -42,7 +42,13 @@ func TestBadBuildHooks(t *testing.T) {
 				}
 				v, running, err := pool(t, h).Try(t.Context(), Request{})
 				want := fmt.Sprintf("ask the build hook '%s word': %s", h.Words[0], tt.want)
-				if err == nil || v != 0 || running != nil || err.Error() != want && (!strings.HasSuffix(want, "y\ny") || !strings.HasPrefix(err.Error(), want)) {
+				got := fmt.Sprint(err)
+				if h.ReplyTimeout > 0 {
+					// On a busy machine it has not printed all that, or nothing.
+					want, _, _ = strings.Cut(want, ";")
+					got, _, _ = strings.Cut(got, ";")
+				}
+				if v != 0 || running != nil || got != want {
 					t.Errorf("%v, %.300v\nwant %.300s", v, err, want)
 				}
 				if errors.Is(err, ErrTimedOut) != (h.ReplyTimeout > 0) {

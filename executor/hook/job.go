@@ -31,10 +31,11 @@ type job struct {
 // ends, when it takes too long, or when a taker of output fails, the program is
 // killed, with its group, and the error says why.
 func (j *job) run(ctx context.Context) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
 	cmd := exec.Command(j.program, j.args...)
+	failed := func(err error) error { return fmt.Errorf("run the %s '%s': %w", j.setting, cmd.Path, err) }
+	if ctx.Err() != nil {
+		return failed(context.Cause(ctx))
+	}
 	cmd.Env, cmd.Dir = j.env, j.dir
 	streams := []*stream{{to: j.stdout}}
 	if j.stderr != nil {
@@ -47,7 +48,7 @@ func (j *job) run(ctx context.Context) error {
 	}()
 	for _, s := range streams {
 		if err := s.open(); err != nil {
-			return fmt.Errorf("run the %s '%s': %w", j.setting, cmd.Path, err)
+			return failed(err)
 		}
 	}
 	cmd.Stdout, cmd.Stderr = streams[0].w, streams[len(streams)-1].w
@@ -56,6 +57,7 @@ func (j *job) run(ctx context.Context) error {
 		return err
 	}
 
+	asked := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if j.timeout > 0 {
@@ -79,7 +81,10 @@ func (j *job) run(ctx context.Context) error {
 	}()
 	select {
 	case <-ended:
-		return p.end(!j.spare)
+		// Output that could not be taken ends as well.
+		if ctx.Err() == nil {
+			return p.end(!j.spare)
+		}
 	case <-ctx.Done():
 	}
 	p.signal(syscall.SIGKILL)
@@ -88,6 +93,9 @@ func (j *job) run(ctx context.Context) error {
 	}
 	<-ended
 	_ = p.end(true) // we killed it, and know why
+	if asked.Err() != nil {
+		return failed(context.Cause(asked))
+	}
 	return context.Cause(ctx)
 }
 

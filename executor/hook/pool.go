@@ -189,7 +189,8 @@ func (p *Pool) Close() {
 	p.turn <- struct{}{}
 	defer func() { <-p.turn }()
 	if p.idle != nil {
-		p.idle.end(true)
+		// That there are no more questions lets it end by itself, and tidy up.
+		p.idle.end(false)
 		p.idle = nil
 	}
 }

@@ -201,7 +201,7 @@ func TestPoolManyAtOnce(t *testing.T) {
 func TestPoolCloseEndsRequests(t *testing.T) {
 	b := newBench(t)
 	here := b.fifo("here")
-	p := pool(t, BuildHook{Words: []string{b.script(`echo > ` + here + `; ` + b.sleep())}, Env: b.Env()})
+	p := pool(t, BuildHook{Words: []string{b.script(`echo waiting; echo > ` + here + `; ` + b.sleep())}, Env: b.Env()})
 	closed := b.cancelledBy(here, errors.New("it is asked"))
 	done := make(chan struct{})
 	go func() {
@@ -209,7 +209,7 @@ func TestPoolCloseEndsRequests(t *testing.T) {
 		<-closed.Done()
 		p.Close()
 	}()
-	if _, _, err := p.Try(t.Context(), Request{}); !errors.Is(err, ErrClosed) {
+	if _, _, err := p.Try(t.Context(), Request{}); !errors.Is(err, ErrClosed) || !strings.HasSuffix(err.Error(), "; it printed:\nwaiting") {
 		t.Errorf("it ended with %v", err)
 	}
 	<-done

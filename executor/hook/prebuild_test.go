@@ -109,7 +109,7 @@ func TestPreBuild(t *testing.T) {
 			{"garbage", `echo what >&2; echo extra-sandbox-paths; echo /a; echo; echo add /b`, nil, "", "the pre-build-hook '%s' printed in line 4: unknown pre-build hook command \"add /b\"; the one there is is extra-sandbox-paths; it printed:\nwhat"},
 			{"endless", `yes`, nil, "", "the pre-build-hook '%s' printed more than 1048576 bytes"},
 			{"endless talk", `yes | head -c 200000 >&2`, nil, "yes", ""},
-			{"hangs", `echo why >&2; %sleep`, nil, "", "program \"%s\" timed out after 300ms; it printed:\nwhy"},
+			{"hangs", `%sleep`, nil, "", "program \"%s\" timed out after 300ms"},
 		} {
 			t.Run(tt.name, func(t *testing.T) {
 				b := newBench(t)
@@ -147,4 +147,17 @@ func TestPreBuildWithoutSandbox(t *testing.T) {
 	if _, err := h.Run(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestPreBuildCancelled wants that what a hook printed for people survives it.
+func TestPreBuildCancelled(t *testing.T) {
+	b := newBench(t)
+	here := b.fifo("here")
+	enough := errors.New("enough")
+	h := b.preBuild(`echo why >&2; echo > ` + here + `; ` + b.sleep())
+	_, err := h.Run(b.cancelledBy(here, enough))
+	if !errors.Is(err, enough) || err.Error() != "run the pre-build-hook '"+h.Program+"': enough; it printed:\nwhy" {
+		t.Errorf("it ended with %v", err)
+	}
+	b.gone()
 }
