@@ -6,8 +6,9 @@
 // of Nix 2.34.
 //
 // These programs are trusted, but not to be well: each has a session of its own,
-// so that it can be killed with all that it started, it has no terminal, it dies
-// with this process, and what is kept of its output has a limit.
+// so that it can be killed with all that it started (but for what makes yet
+// another session), it has no terminal, it dies with this process, and what is
+// kept of its output has a limit.
 //
 // The package decides nothing about when a hook is due or what its answer means
 // for a build, and knows no settings but those it is handed.

@@ -35,8 +35,8 @@ type PostBuild struct {
 
 // Run runs the program until it has ended and nobody has its output open any
 // more. What has let go of the output may stay in the background if the program
-// ended well by itself, as with Nix: an upload may go on that way. When ctx
-// ends or the time is up, the program is killed with all that it started.
+// ended by itself, as with Nix: an upload may go on that way. When ctx ends or
+// the time is up, the program is killed with all that it started.
 //
 // A program that fails is an *ExitError, whose text is Nix's. The outputs are
 // valid all the same; Nix starts no further builds.
