@@ -145,7 +145,7 @@ func (r *request) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *
 // writes the derivation that has them in their place.
 func (r *request) resolve(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, mode nix.BuildMode) outcome {
 	if _, err := drvopts.Parse(r.executor.store.Dir(), drv); err != nil {
-		return failure(nix.BuildErrorf(nix.StatusInputRejected, "cannot build '%s': %v", r.print(drvPath), err))
+		return failure(nix.BuildErrorf(nix.StatusMiscFailure, "while parsing derivation '%s': %v", r.print(drvPath), err))
 	}
 	if rejection := r.purity(ctx, drvPath, drv, kind); rejection != nil {
 		return *rejection
@@ -194,7 +194,7 @@ func (r *request) purity(ctx context.Context, drvPath nix.StorePath, drv *nix.De
 func (r *request) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, mode nix.BuildMode) outcome {
 	options, err := drvopts.Parse(r.executor.store.Dir(), drv)
 	if err != nil {
-		return failure(nix.BuildErrorf(nix.StatusInputRejected, "cannot build '%s': %v", r.print(drvPath), err))
+		return failure(nix.BuildErrorf(nix.StatusMiscFailure, "while parsing derivation '%s': %v", r.print(drvPath), err))
 	}
 	inputs, _, out := r.realiseInputs(ctx, drvPath, drv, mode)
 	if out != nil {

@@ -20,6 +20,8 @@ type testCase struct {
 
 	Why     string
 	Root    string // why only root can compare it, "" if everybody can
+	Host    string // why only the machine's own Nix can build it, "" if any can
+	Since   string // the first release of Nix that can build it, "" if all can
 	Options map[string]string
 	Flags   []string
 	Wants   []string
@@ -35,7 +37,8 @@ type step struct {
 	Options map[string]string
 	Flags   []string
 	Wants   []string
-	Delete  bool // the outputs, before the run
+	Delete  bool     // the outputs, before the run
+	Damage  []string // names of outputs, or files below them, before the run
 	Exit    exitCodes
 	Says    []string
 }
@@ -68,9 +71,9 @@ func (e exitCodes) allow(code int) bool {
 }
 
 // corpus reads all cases, in the order of their names.
-func corpus(t *testing.T, scene *testenv.Scene) []testCase {
+func corpus(t *testing.T, nix *release, scene *testenv.Scene) []testCase {
 	t.Helper()
-	files, err := filepath.Glob("testdata/corpus/*.nix")
+	files, err := filepath.Glob(filepath.Join(visible(t, "testdata/corpus"), "*.nix"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,13 +83,9 @@ func corpus(t *testing.T, scene *testenv.Scene) []testCase {
 		if group == "lib" {
 			continue
 		}
-		file, err := filepath.Abs(file)
-		if err != nil {
-			t.Fatal(err)
-		}
 		expr := fmt.Sprintf(`builtins.mapAttrs (_: c: removeAttrs c [ "build" ]) (import %s)`, file)
 		byName := map[string]testCase{}
-		evaluate(t, scene, scene.Path("eval"), expr, &byName)
+		nix.evaluate(t, scene, scene.Path("eval"), expr, &byName)
 		for name, c := range byName {
 			c.name, c.file = group+"/"+name, file
 			if c.Runs == nil {
@@ -100,11 +99,11 @@ func corpus(t *testing.T, scene *testenv.Scene) []testCase {
 }
 
 // instantiate puts the derivations of a case into a store and gives their paths.
-func (c testCase) instantiate(t *testing.T, scene *testenv.Scene, store string) []string {
+func (c testCase) instantiate(t *testing.T, nix *release, scene *testenv.Scene, store string) []string {
 	t.Helper()
 	_, name, _ := strings.Cut(c.name, "/")
 	var drvs []string
-	evaluate(t, scene, store, fmt.Sprintf(`map (d: d.drvPath) (import %s).%q.build`, c.file, name), &drvs)
+	nix.evaluate(t, scene, store, fmt.Sprintf(`map (d: d.drvPath) (import %s).%q.build`, c.file, name), &drvs)
 	return drvs
 }
 
@@ -112,8 +111,16 @@ func (c testCase) instantiate(t *testing.T, scene *testenv.Scene, store string) 
 // the store.
 func evaluate(t *testing.T, scene *testenv.Scene, store, expr string, into any) {
 	t.Helper()
-	out := must(t, sceneCommand(scene, "nix-instantiate", "--store", store, "--eval", "--strict", "--json",
-		"--read-write-mode", "-E", expr))
+	hostNix(t).evaluate(t, scene, store, expr, into)
+}
+
+// languageFeatures are what the corpus uses of Nix's language that is experimental.
+const languageFeatures = "ca-derivations impure-derivations dynamic-derivations git-hashing"
+
+func (r *release) evaluate(t *testing.T, scene *testenv.Scene, store, expr string, into any) {
+	t.Helper()
+	out := must(t, r.command(scene, "nix-instantiate", "--store", store, "--eval", "--strict", "--json",
+		"--read-write-mode", "--option", "extra-experimental-features", languageFeatures, "-E", expr))
 	if err := json.Unmarshal([]byte(strings.Join(out, "\n")), into); err != nil {
 		t.Fatalf("evaluate %s: %v", expr, err)
 	}

@@ -19,49 +19,80 @@ import (
 )
 
 // TestCorpus builds every case of the corpus with real Nix and with kiln, each
-// in a store of its own, and compares what is there afterwards.
+// in a store of its own, and compares what is there afterwards. Root has two
+// releases of Nix: the newest one says what is right, and where the older one
+// gives something else, the table says so.
 func TestCorpus(t *testing.T) {
 	needs(t)
 	testenv.Kiln(t)
-	cases := corpus(t, newScene(t))
-	if len(cases) < 40 {
+	nix, old := hostNix(t), (*release)(nil)
+	if testenv.Root() {
+		nix, old = newestNix(t), nix
+	}
+	cases := corpus(t, nix, newScene(t))
+	if len(cases) < 100 {
 		t.Errorf("the corpus has only %d cases", len(cases))
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if c.Root != "" && !testenv.Root() {
+			x := &comparison{t: t, c: c, differ: map[string]bool{}}
+			reference, other := nix, old
+			switch {
+			case c.Root != "" && !testenv.Root():
 				t.Skipf("needs root: %s", c.Root)
+			case c.Host != "" && old != nil:
+				reference, other = old, nil
+			case c.Since != "" && !nix.atLeast(c.Since):
+				t.Skipf("needs Nix %s, which only root can have beside the machine's %s", c.Since, nix.version)
+			case c.Since != "" && old != nil && !old.atLeast(c.Since):
+				other = nil
 			}
-			lane := takeLane(t)
-			scene := newScene(t)
-			note := filepath.Join(scene.Mkdir("shared"), "note")
-			if err := os.WriteFile(note, []byte("note\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			newComparison(t, c, scene, lane).run()
+			x.prepare(reference, other)
+			x.run()
 		})
 	}
 }
 
-// A comparison is one case on both sides.
+// A comparison is one case on all sides.
 type comparison struct {
 	t         *testing.T
 	c         testCase
 	drvs      []string
 	nix, kiln *side
-	exits     [2]string
-	differ    map[string]bool
+	old       *side // nil if there is none
+	exits     []string
+	differ    map[string]bool // facts in which kiln is not as Nix
+	changed   []string        // facts in which the releases of Nix differ
 }
 
-func newComparison(t *testing.T, c testCase, scene *testenv.Scene, lane int) *comparison {
+func (x *comparison) prepare(nix, old *release) {
+	t := x.t
 	t.Helper()
-	x := &comparison{t: t, c: c, differ: map[string]bool{}}
+	lane := takeLane(t)
+	scene := newScene(t)
+	note := filepath.Join(scene.Mkdir("shared"), "note")
+	if err := os.WriteFile(note, []byte("note\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	x.nix = newSide(t, "nix", "nix-store", scene, lane)
 	x.kiln = newSide(t, "kiln", "kiln-store", scene, lane)
-	x.drvs = c.instantiate(t, scene, x.nix.store)
+	x.nix.release, x.kiln.release = nix, nix
+	x.drvs = x.c.instantiate(t, nix, scene, x.nix.store)
+	forgetRoots(t, x.nix.store)
 	copyStore(t, x.nix.store, x.kiln.store)
-	return x
+	if old != nil {
+		x.old = newSide(t, "old", "old-store", scene, lane)
+		copyStore(t, x.nix.store, x.old.store)
+	}
+}
+
+// sides are all, the one that says what is right first.
+func (x *comparison) sides() []*side {
+	if x.old == nil {
+		return []*side{x.nix, x.kiln}
+	}
+	return []*side{x.nix, x.kiln, x.old}
 }
 
 // unlike notes that a fact differs and fails the test.
@@ -71,10 +102,17 @@ func (x *comparison) unlike(fact, format string, args ...any) {
 	x.t.Errorf(format, args...)
 }
 
-// same compares a fact of both sides.
-func (x *comparison) same(fact, what string, nix, kiln any) {
+// same compares a fact of Nix with that of another side. That an older Nix has
+// another one is only noted.
+func (x *comparison) same(side *side, fact, what string, nix, kiln any) {
 	x.t.Helper()
 	if x.c.Ignore[fact] != "" {
+		return
+	}
+	if side == x.old {
+		if !cmp.Equal(nix, kiln, cmpopts.EquateEmpty()) && !slices.Contains(x.changed, fact) {
+			x.changed = append(x.changed, fact)
+		}
 		return
 	}
 	if d := cmp.Diff(nix, kiln, cmpopts.EquateEmpty()); d != "" {
@@ -112,72 +150,129 @@ func (x *comparison) step(name string, s step) {
 	for _, drv := range x.drvs {
 		targets = append(targets, target{drv, wants})
 	}
-	var outcomes [2]outcome
-	for i, side := range []*side{x.nix, x.kiln} {
+	var outcomes []outcome
+	x.exits = nil
+	for _, side := range x.sides() {
 		if s.Delete {
 			for _, drv := range x.drvs {
 				outputs := derivationOutputs(x.t, side.store+drv)
-				must(x.t, side.command(append([]string{"nix-store", "--store", side.store, "--delete", "--ignore-liveness"}, outputs...)...))
+				must(x.t, side.nix(append([]string{"nix-store", "--store", side.store, "--delete", "--ignore-liveness"}, outputs...)...))
 			}
+			forgetRoots(x.t, side.store)
 		}
+		x.damage(side, s.Damage)
 		o := run(x.t, side.build(x.t, options, flags, targets...))
 		slices.Sort(o.stdout)
-		outcomes[i] = o
-		x.exits[i] = fmt.Sprint(o.exit)
+		outcomes = append(outcomes, o)
+		x.exits = append(x.exits, fmt.Sprint(o.exit))
 		for _, pattern := range says {
-			if !regexp.MustCompile(pattern).MatchString(o.stderr) {
+			if side != x.old && !regexp.MustCompile(pattern).MatchString(o.stderr) {
 				x.unlike("exit", "%s: %s does not say %q:\n%s", name, side.name, pattern, o.stderr)
 			}
 		}
 	}
-	nix, kiln := outcomes[0], outcomes[1]
+	nix := outcomes[0]
 	if !exit.allow(nix.exit) {
 		x.unlike("exit", "%s: real Nix exits with %d, but the case says %v:\n%s", name, nix.exit, exit, nix.stderr)
 	}
 	want := nix.exit
-	if x.c.Differs != nil {
+	if x.c.Differs != nil && !x.nix.release.atLeast(newestSeries) {
 		want = x.c.Differs.Exit
 	}
-	if kiln.exit != want {
+	if kiln := outcomes[1]; kiln.exit != want {
 		x.unlike("exit", "%s: kiln exits with %d, want %d (Nix: %d):\n%s", name, kiln.exit, want, nix.exit, kiln.stderr)
 	}
-	x.same("printed", name+": the printed paths", nix.stdout, kiln.stdout)
+	for i, side := range x.sides()[1:] {
+		if side == x.old {
+			x.same(side, "exit", "", nix.exit, outcomes[i+1].exit)
+		}
+		x.same(side, "printed", name+": the printed paths", nix.stdout, outcomes[i+1].stdout)
+	}
+}
+
+// forgetRoots removes the empty files that processes of real Nix leave, so that
+// those of kiln are seen.
+func forgetRoots(t *testing.T, store string) {
+	t.Helper()
+	files, err := filepath.Glob(store + "/nix/var/nix/temproots/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// damage spoils a file in an output, as a bad disk does: "NAME" for the output, or
+// a path below one.
+func (x *comparison) damage(side *side, names []string) {
+	x.t.Helper()
+	for _, name := range names {
+		output, below, _ := strings.Cut(name, "/")
+		matches, err := filepath.Glob(side.store + "/nix/store/*-" + output)
+		if err != nil || len(matches) != 1 {
+			x.t.Fatalf("damage %q: %v, %v", name, matches, err)
+		}
+		file := filepath.Join(matches[0], below)
+		if err := os.Chmod(file, 0o644); err != nil {
+			x.t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte("damaged"), 0o644); err != nil {
+			x.t.Fatal(err)
+		}
+	}
 }
 
 // compareStores compares the stores and checks what kiln left.
 func (x *comparison) compareStores(before *snapshot) {
 	x.t.Helper()
-	nix, kiln := take(x.t, x.nix), take(x.t, x.kiln)
-	x.same("paths", "the valid paths", slices.Sorted(maps.Keys(nix.objects)), slices.Sorted(maps.Keys(kiln.objects)))
-	x.same("paths", "the output paths", nix.outputs, kiln.outputs)
+	nix := take(x.t, x.nix)
+	x.compareStore(x.kiln, nix, before)
+	if x.old != nil {
+		x.compareStore(x.old, nix, nil)
+	}
+	if !x.t.Run("verify", func(t *testing.T) { x.nix.release.verify(t, x.kiln.scene, x.kiln.store) }) {
+		x.differ["store"] = true
+	}
+}
+
+func (x *comparison) compareStore(side *side, nix, before *snapshot) {
+	x.t.Helper()
+	kiln := take(x.t, side)
+	x.same(side, "paths", "the valid paths", slices.Sorted(maps.Keys(nix.objects)), slices.Sorted(maps.Keys(kiln.objects)))
+	x.same(side, "paths", "the output paths", nix.outputs, kiln.outputs)
 	for path, n := range nix.objects {
 		k, ok := kiln.objects[path]
 		if !ok {
 			continue
 		}
-		x.same("NAR", path+": hash and size", []any{n.NarHash, n.NarSize}, []any{k.NarHash, k.NarSize})
-		x.same("refs", path+": references", n.References, k.References)
-		x.same("deriver", path+": deriver, ultimate, content address, signatures",
+		x.same(side, "NAR", path+": hash and size", []any{n.NarHash, n.NarSize}, []any{k.NarHash, k.NarSize})
+		x.same(side, "refs", path+": references", n.References, k.References)
+		x.same(side, "deriver", path+": deriver, ultimate, content address, signatures",
 			[]any{n.Deriver, n.Ultimate, n.CA, n.Signatures}, []any{k.Deriver, k.Ultimate, k.CA, k.Signatures})
-		x.same("files", path+": files", nix.files[path], kiln.files[path])
+		x.same(side, "files", path+": files", nix.files[path], kiln.files[path])
 	}
-	x.same("log", "the logs", nix.logs, kiln.logs)
-	x.same("store", "names in kiln's store directory that are no valid paths, before and after", before.strays, kiln.strays)
-	x.same("store", "files in kiln's state directory that are of no use any more, before and after", before.state, kiln.state)
-	if !x.t.Run("verify", func(t *testing.T) { verify(t, x.kiln.scene, x.kiln.store) }) {
-		x.differ["store"] = true
+	x.same(side, "log", "the logs", nix.logs, kiln.logs)
+	if side == x.old {
+		return
 	}
+	x.same(side, "real", "the realisations", nix.realisations, kiln.realisations)
+	x.same(side, "store", "names in kiln's store directory that are no valid paths, before and after", before.strays, kiln.strays)
+	x.same(side, "store", "files in kiln's state directory that are of no use any more, before and after", before.state, kiln.state)
 }
 
 // report adds the case to the table.
 func (x *comparison) report() {
-	objects := len(pathInfos(x.t, x.kiln.scene, x.kiln.store))
+	objects := len(x.nix.release.pathInfos(x.t, x.kiln.scene, x.kiln.store))
 	for i, drv := range x.drvs {
 		_, name, _ := strings.Cut(filepath.Base(drv), "-")
 		r := row{
 			derivation: x.c.name + " " + strings.TrimSuffix(name, ".drv"),
-			exits:      x.exits[0] + " / " + x.exits[1],
+			exits:      strings.Join(x.exits, "/"),
 			differ:     x.differ,
+			changed:    strings.Join(x.changed, ", "),
 			failed:     x.t.Failed(),
 		}
 		if i == 0 {

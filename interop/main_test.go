@@ -21,10 +21,14 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, forbidUserNamespaces(os.Args[1:]))
 		os.Exit(1)
 	}
+	if os.Getenv(inRoot) != "" {
+		fmt.Fprintln(os.Stderr, runInRoot(os.Args[1:]))
+		os.Exit(1)
+	}
 	var groups []string
 	for lane := range cap(lanes) {
 		lanes <- lane
-		groups = append(groups, groupName("nix", lane), groupName("kiln", lane))
+		groups = append(groups, groupName("nix", lane), groupName("old", lane), groupName("kiln", lane))
 	}
 	status := testenv.Main(m, groups...)
 	if text := table.String(); text != "" && os.Getenv("KILN_INTEROP_TABLE") == "1" {

@@ -23,7 +23,8 @@ const commandLimit = 2 * time.Minute
 
 // A side is one of the two programs, with a store of its own.
 type side struct {
-	name    string // "nix" or "kiln"
+	name    string   // "nix", "old" or "kiln"
+	release *release // of real Nix; for kiln, the one that looks at its store
 	program []string
 	mark    string // between a derivation and its outputs on the command line
 	group   string // build users, "" for an ordinary user
@@ -34,9 +35,9 @@ type side struct {
 // newSide makes a side in a scene; store is the name of its store there.
 func newSide(t *testing.T, name, store string, scene *testenv.Scene, lane int) *side {
 	t.Helper()
-	s := &side{name: name, scene: scene, store: scene.Path(store)}
+	s := &side{name: name, scene: scene, store: scene.Path(store), release: hostNix(t)}
 	switch name {
-	case "nix":
+	case "nix", "old":
 		s.program, s.mark = []string{"nix-store", "--realise"}, "!"
 	case "kiln":
 		s.program, s.mark = []string{testenv.Kiln(t), "build"}, "^"
@@ -65,7 +66,7 @@ func (s *side) options(t *testing.T, more map[string]string) []string {
 		"fsync-metadata":    "false",
 	}
 	maps.Copy(options, more)
-	replace := strings.NewReplacer("@busybox@", testenv.Busybox(t), "@shared@", s.scene.Path("shared"))
+	replace := strings.NewReplacer("@busybox@", visible(t, testenv.Busybox(t)), "@shared@", s.scene.Path("shared"))
 	var words []string
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		words = append(words, "--option", name, replace.Replace(options[name]))
@@ -97,7 +98,15 @@ func (s *side) build(t *testing.T, options map[string]string, flags []string, ta
 }
 
 // command is any command in the side's scene, in a session of its own.
-func (s *side) command(words ...string) *exec.Cmd { return sceneCommand(s.scene, words...) }
+func (s *side) command(words ...string) *exec.Cmd {
+	if s.name == "kiln" {
+		return sceneCommand(s.scene, words...)
+	}
+	return s.release.command(s.scene, words...)
+}
+
+// nix is a command of the Nix that looks at the side's store.
+func (s *side) nix(words ...string) *exec.Cmd { return s.release.command(s.scene, words...) }
 
 func sceneCommand(scene *testenv.Scene, words ...string) *exec.Cmd {
 	cmd := exec.Command(words[0], words[1:]...)

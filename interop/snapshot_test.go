@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -26,8 +27,11 @@ type snapshot struct {
 	files   map[string][]string // a line for each file of each object
 	outputs map[string][]string // of each derivation
 	logs    map[string]string   // by derivation
-	strays  []string            // names in the store directory that are no valid objects
-	state   []string            // see stateFiles
+	// realisations are what Nix tells of the outputs of each derivation whose file
+	// does not have all their paths.
+	realisations map[string]string
+	strays       []string // names in the store directory that are no valid objects
+	state        []string // see stateFiles
 }
 
 // An object is what Nix says about a valid path.
@@ -45,8 +49,16 @@ type object struct {
 // pathInfos asks real Nix about every valid path of a store.
 func pathInfos(t *testing.T, scene *testenv.Scene, store string) map[string]object {
 	t.Helper()
-	out := must(t, sceneCommand(scene, "nix", "--extra-experimental-features", "nix-command",
-		"path-info", "--store", store, "--all", "--json"))
+	return hostNix(t).pathInfos(t, scene, store)
+}
+
+func (r *release) pathInfos(t *testing.T, scene *testenv.Scene, store string) map[string]object {
+	t.Helper()
+	words := []string{"nix", "--extra-experimental-features", "nix-command", "path-info", "--store", store, "--all", "--json"}
+	if r.atLeast("2.32") {
+		words = append(words, "--json-format", "1")
+	}
+	out := must(t, r.command(scene, words...))
 	text := []byte(strings.Join(out, "\n"))
 	objects := map[string]object{}
 	// Older releases give a list, newer ones an object.
@@ -79,15 +91,22 @@ func pathInfos(t *testing.T, scene *testenv.Scene, store string) map[string]obje
 func take(t *testing.T, s *side) *snapshot {
 	t.Helper()
 	snap := &snapshot{
-		objects: pathInfos(t, s.scene, s.store),
+		objects: s.release.pathInfos(t, s.scene, s.store),
 		files:   map[string][]string{},
 		outputs: map[string][]string{},
 		logs:    map[string]string{},
+
+		realisations: map[string]string{},
 	}
 	for path := range snap.objects {
 		snap.files[path] = walk(t, s.store+path)
 		if strings.HasSuffix(path, ".drv") {
 			snap.outputs[path] = derivationOutputs(t, s.store+path)
+			if isFloating(t, s.store+path) && s.release.atLeast(newestSeries) {
+				o := run(t, s.nix("nix", "--store", s.store, "--extra-experimental-features", languageFeatures+" nix-command",
+					"realisation", "info", "--json", path+"^*"))
+				snap.realisations[path] = fmt.Sprint(o.exit, o.stdout)
+			}
 		}
 	}
 	for _, name := range names(t, filepath.Join(s.store, "nix/store")) {
@@ -153,6 +172,21 @@ func derivationOutputs(t *testing.T, file string) []string {
 	return outputs
 }
 
+// isFloating tells whether a derivation has an output whose path its file does not
+// say.
+func isFloating(t *testing.T, file string) bool {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, _, _ := strings.Cut(string(text), "]")
+	return floatingOutput.MatchString(head)
+}
+
+// floatingOutput is the beginning of an output without a path: `("out","",`.
+var floatingOutput = regexp.MustCompile(`\("[^"]*","",`)
+
 // readLogs reads the log directory of a store, in which the first two characters
 // of a derivation's name are a directory.
 func (snap *snapshot) readLogs(t *testing.T, dir string) {
@@ -192,7 +226,12 @@ func names(t *testing.T, dir string) []string {
 // verify lets real Nix check a store with all its contents.
 func verify(t *testing.T, scene *testenv.Scene, store string) {
 	t.Helper()
-	o := run(t, sceneCommand(scene, "nix-store", "--store", store, "--verify", "--check-contents"))
+	hostNix(t).verify(t, scene, store)
+}
+
+func (r *release) verify(t *testing.T, scene *testenv.Scene, store string) {
+	t.Helper()
+	o := run(t, r.command(scene, "nix-store", "--store", store, "--verify", "--check-contents"))
 	if o.exit != 0 {
 		t.Errorf("nix-store --verify --check-contents: exit %d\n%s", o.exit, o.stderr)
 	}

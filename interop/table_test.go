@@ -10,13 +10,14 @@ import (
 )
 
 // facts are what is compared of every case, in the order of the table's columns.
-var facts = []string{"exit", "printed", "paths", "NAR", "refs", "deriver", "files", "log", "store"}
+var facts = []string{"exit", "printed", "paths", "NAR", "refs", "deriver", "files", "log", "real", "store"}
 
 // A row is a derivation of a case with how it came out.
 type row struct {
 	derivation string
 	exits      string
 	differ     map[string]bool // the facts that differ
+	changed    string          // the facts that an older Nix has otherwise
 	objects    int             // valid paths compared
 	failed     bool
 }
@@ -52,14 +53,14 @@ func (r *report) String() string {
 		width = max(width, len(row.derivation))
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%-*s  %9s", width, "derivation", "nix/kiln")
+	fmt.Fprintf(&b, "\n%-*s  %13s", width, "derivation", "nix/kiln/old")
 	for _, fact := range facts[1:] {
 		fmt.Fprintf(&b, "  %s", fact)
 	}
-	fmt.Fprintf(&b, "  %s\n", "objects")
+	fmt.Fprintf(&b, "  %s  %s\n", "objects", "old Nix differs in")
 	failed := 0
 	for _, row := range r.rows {
-		fmt.Fprintf(&b, "%-*s  %9s", width, row.derivation, row.exits)
+		fmt.Fprintf(&b, "%-*s  %13s", width, row.derivation, row.exits)
 		for _, fact := range facts[1:] {
 			sign := "="
 			if row.differ[fact] {
@@ -67,7 +68,7 @@ func (r *report) String() string {
 			}
 			fmt.Fprintf(&b, "  %-*s", len(fact), sign)
 		}
-		fmt.Fprintf(&b, "  %7d", row.objects)
+		fmt.Fprintf(&b, "  %7d  %s", row.objects, row.changed)
 		if row.failed {
 			failed++
 			b.WriteString("  FAILED")

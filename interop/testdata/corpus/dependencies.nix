@@ -65,6 +65,7 @@ in
 
   c-programs = {
     why = "a library, a program that is linked with it, and a run of the program, by the machine's compiler";
+    host = "the compiler is in the machine's root directory";
     build =
       let
         compiled = name: attrs: text: script name (attrs // { PATH = "/bin:/usr/bin"; }) text;
