@@ -392,12 +392,10 @@ func (d *Display) rest(now time.Time) []byte {
 	if !d.base.onScreen() {
 		return d.takeLocked()
 	}
-	p := &painter{gs: d.goals, glyph: d.glyph, now: now, width: d.width - 1}
-	if d.base == Tree && d.goals.built+d.goals.fetched+d.goals.failed > 0 {
-		p.totals()
-	}
-	for _, r := range p.rows {
-		d.pending = append(r.appendTo(d.pending, d.opts.Terminal.Colour), '\n')
+	if d.base == Tree && d.goals.ended() > 0 {
+		r := d.unbounded()
+		(&painter{gs: d.goals, glyph: d.glyph, now: now}).final(r, now.Sub(d.goals.began))
+		d.put(r)
 	}
 	return d.canvas.draw(nil, d.takeLocked(), nil, d.width, d.height, d.opts.Terminal.Colour)
 }

@@ -58,6 +58,7 @@ func (g *goal) active() bool { return g.state == building || g.state == fetching
 type goals struct {
 	began  time.Time // of the first goal
 	byPath map[nix.StorePath]*goal
+	most   int // how many are remembered
 	edges  int
 	seq    int
 	active []*goal // built and fetched now, oldest first
@@ -75,12 +76,18 @@ type goals struct {
 	rate     rate
 }
 
-func newGoals() *goals { return &goals{byPath: make(map[nix.StorePath]*goal)} }
+func newGoals() *goals { return &goals{byPath: make(map[nix.StorePath]*goal), most: maxGoals} }
+
+// unfinished is how many goals have not ended.
+func (gs *goals) unfinished() int { return gs.waiting + gs.building + gs.fetching + gs.unknown }
+
+// ended is how many goals ended after there was something to do for them.
+func (gs *goals) ended() int { return gs.built + gs.fetched + gs.failed + gs.dropped }
 
 // get finds a goal, or begins to remember it. It is nil when there are too many.
 func (gs *goals) get(p nix.StorePath) *goal {
 	g := gs.byPath[p]
-	if g == nil && len(gs.byPath) < maxGoals {
+	if g == nil && len(gs.byPath) < gs.most {
 		gs.seq++
 		g = &goal{path: p, seq: gs.seq}
 		gs.byPath[p] = g

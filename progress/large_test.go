@@ -129,15 +129,16 @@ func TestForgets(t *testing.T) {
 // TestTooManyGoals wants that goals that cannot be remembered are counted.
 func TestTooManyGoals(t *testing.T) {
 	w := watch(t, Options{Format: Tree, Terminal: allOfIt})
-	const more = 100
-	for i := range maxGoals + more {
+	const most, more = 1000, 100
+	w.d.goals.most = most
+	for i := range most + more {
 		w.event(nix.Event{Kind: nix.EventPlanned, Path: nix.StorePath(someHash + fmt.Sprint(i))})
 	}
 	w.draw()
-	if want := fmt.Sprintf("○ %d waiting", maxGoals+more); len(w.d.goals.byPath) != maxGoals || !strings.Contains(w.screen(), want) {
+	if want := fmt.Sprintf("○ %d waiting", most+more); len(w.d.goals.byPath) != most || !strings.Contains(w.screen(), want) {
 		t.Errorf("%d goals are remembered, and this is shown, want %s:\n%s", len(w.d.goals.byPath), want, w.screen())
 	}
-	for i := range maxGoals + more {
+	for i := range most + more {
 		w.event(nix.Event{Kind: nix.EventFinished, Path: nix.StorePath(someHash + fmt.Sprint(i)), Status: nix.StatusAlreadyValid})
 	}
 	if gs := w.d.goals; gs.waiting != 0 || gs.unknown != 0 || len(gs.byPath) != 0 {

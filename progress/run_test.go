@@ -121,7 +121,7 @@ func TestManyMessages(t *testing.T) {
 	for _, f := range []Format{Raw, Tree, InternalJSON} {
 		d := newDisplay(Options{Format: f, Dir: nix.DefaultStoreDir, Terminal: allOfIt})
 		text := strings.Repeat("z", 99<<10)
-		for range 400 {
+		for range 100 {
 			d.Event(nix.Event{Kind: nix.EventWarning, Message: text})
 			d.Print(text)
 		}

@@ -220,3 +220,20 @@ func TestColours(t *testing.T) {
 		t.Errorf("the builder's background goes on behind its text: %v", c.BG)
 	}
 }
+
+// TestNoColours wants that a terminal that is to have no colours gets none, nor
+// a file.
+func TestNoColours(t *testing.T) {
+	for _, f := range Formats() {
+		for _, t2 := range []Terminal{{}, {Screen: true, Unicode: true}} {
+			w := watch(t, Options{Format: f, LogLines: 5, Logs: true, Terminal: t2})
+			story(w)
+			if s := sgrOnly.Find(w.written); s != nil {
+				t.Errorf("%s on %+v: %q", f, t2, s)
+			}
+			if i := strings.IndexByte(string(w.written), 0x1b); i >= 0 && !t2.Screen {
+				t.Errorf("%s: a sequence in a file: %.20q", f, w.written[i:])
+			}
+		}
+	}
+}

@@ -95,10 +95,10 @@ func (d *Display) failed(e nix.Event, g *goal, now time.Time) {
 	}
 	lines := g.tail.lines(d.opts.LogLines)
 	for _, line := range lines {
-		d.put(d.unbounded().add(dim, "  "+d.glyph.quote).addForeign(plain, line))
+		d.put(d.unbounded().add(failure, "  "+d.glyph.quote).addForeign(plain, line))
 	}
 	if d.opts.LogCommand != "" && len(lines) > 0 {
-		d.put(d.unbounded().add(dim, "  full log: "+d.opts.LogCommand+" "+d.opts.Dir.Join(e.Path)))
+		d.put(d.unbounded().add(dim, "  full log: ").add(plain, d.opts.LogCommand+" "+d.opts.Dir.Join(e.Path)))
 	}
 }
 

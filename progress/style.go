@@ -42,6 +42,7 @@ var (
 	strong  = style{attr: bold}
 	good    = style{fg: paletteColour | 2}
 	bad     = style{fg: paletteColour | 1, attr: bold}
+	failure = style{fg: paletteColour | 1}
 	warning = style{fg: paletteColour | 3}
 	busy    = style{fg: paletteColour | 6}
 	remote  = style{fg: paletteColour | 5}

@@ -3,6 +3,7 @@ package progress
 import (
 	"cmp"
 	"slices"
+	"unicode/utf8"
 )
 
 // Limits of the work for one drawing, whatever the graph.
@@ -124,8 +125,9 @@ func (f *forest) rows(wanted map[*goal]bool, g *glyphs) []branch {
 
 // tree chooses what of the graph is shown in at most size rows: what is built
 // and fetched, the oldest first, and what waits for it; in what is left of the
-// first room rows others that wait.
-func (gs *goals) tree(size, room int, g *glyphs) []branch {
+// first room rows others that wait. Goals in a chain are left out where branches
+// would begin further to the right than at column right.
+func (gs *goals) tree(size, room, right int, g *glyphs) []branch {
 	wanted := append(slices.Clone(gs.active), gs.noted...)
 	wanted = wanted[:min(len(wanted), size)]
 
@@ -135,7 +137,11 @@ func (gs *goals) tree(size, room int, g *glyphs) []branch {
 	}
 	if len(f.has) <= size {
 		f.fill(gs.tops, min(room, size))
-		return f.rows(nil, g)
+		rows := f.rows(nil, g)
+		deep := func(b branch) bool { return utf8.RuneCountInString(b.prefix) > right }
+		if len(wanted) == 0 || !slices.ContainsFunc(rows, deep) {
+			return rows
+		}
 	}
 	// What stands between is left out first, then the youngest.
 	for len(wanted) > 0 {

@@ -21,6 +21,9 @@ func (d *Display) frame(now time.Time, width, height int) []*row {
 	case Bar:
 		p.bar()
 	}
+	for i, r := range p.rows {
+		p.rows[i] = r.finished()
+	}
 	return p.rows
 }
 
@@ -39,95 +42,11 @@ func (p *painter) row() *row {
 	return r
 }
 
-// tree is the goals as a tree, and their totals below.
-func (p *painter) tree(height int) {
-	gs := p.gs
-	all := gs.waiting + gs.building + gs.fetching + gs.unknown
-	if all > 0 {
-		size := max(height-3, 1)
-		branches := gs.tree(size, max(height/2, 1), p.glyph)
-		for _, b := range branches {
-			p.branch(b)
-		}
-		if more := all - len(branches); more > 0 {
-			p.row().add(dim, fmt.Sprintf("%s and %d more", p.glyph.ellipsis, more))
-		}
-	}
-	p.totals()
-}
-
-// branch is the row of one goal.
-func (p *painter) branch(b branch) {
-	g, r := b.goal, p.row()
-	r.add(dim, b.prefix)
-	if b.between > 0 {
-		r.add(dim, p.glyph.ellipsis+" ")
-	}
-	switch g.state {
-	case building:
-		r.add(busy, p.glyph.building).add(strong, " "+g.name())
-	case fetching:
-		r.add(remote, p.glyph.load).add(strong, " "+g.name())
-	default:
-		r.add(dim, p.glyph.waiting+" "+g.name())
-		if g.note != "" {
-			r.add(warning, "  ").addForeign(warning, []byte(g.note))
-		}
-		return
-	}
-	p.details(r, g)
-}
-
-// details is what there is to say of a goal that is built or fetched.
-func (p *painter) details(r *row, g *goal) {
-	if g.phase != "" {
-		r.add(plain, "  ").addForeign(good, []byte(g.phase))
-	}
-	r.add(plain, "  "+seconds(p.now.Sub(g.began)))
-	if g.done > 0 || g.expected > 0 {
-		r.add(plain, "  ").add(remote, p.glyph.load+" "+progressBytes(g.done, g.expected))
-	}
-	if g.note != "" {
-		r.add(plain, "  ").addForeign(dim, []byte(g.note))
-	}
-	if line := bytes.TrimLeft(g.tail.last(), " \t"); len(line) > 0 {
-		r.add(dim, p.glyph.separator).addForeign(dim, line)
-	}
-}
-
-// totals is the last row of the tree.
-func (p *painter) totals() {
-	gs, r := p.gs, p.row()
-	first := true
-	item := func(n int, st style, sign, word string) {
-		if n == 0 {
-			return
-		}
-		if !first {
-			r.add(dim, p.glyph.separator)
-		}
-		first = false
-		r.add(st, fmt.Sprintf("%s %d", sign, n)).add(plain, " "+word)
-	}
-	item(gs.building, busy, p.glyph.building, "building")
-	item(gs.fetching, remote, p.glyph.load, "fetching")
-	item(gs.waiting+gs.unknown, dim, p.glyph.waiting, "waiting")
-	item(gs.built, good, p.glyph.done, "built")
-	item(gs.fetched, good, p.glyph.load, "fetched")
-	item(gs.failed, bad, p.glyph.failed, "failed")
-	item(gs.dropped, dim, p.glyph.failed, "given up")
-	done, expected, any := gs.transfers()
-	if perSecond := gs.rate.observe(p.now, done); any {
-		r.add(dim, p.glyph.separator).add(remote, progressBytes(done, expected))
-		if perSecond > 0 {
-			r.add(plain, " "+size(uint64(perSecond))+"/s")
-		}
-	}
-	if !first {
-		r.add(dim, p.glyph.separator).add(plain, seconds(p.now.Sub(gs.began)))
-	} else {
-		p.rows = p.rows[:len(p.rows)-1]
-	}
+// lined begins a row that ends with a time, at the edge of the terminal.
+func (p *painter) lined(d time.Duration) *row {
+	r := p.row()
+	r.reserve(dim, seconds(d))
+	return r
 }
 
 // multiline is the status, and one row for each goal that is built or fetched.
@@ -137,16 +56,14 @@ func (p *painter) multiline(height int) {
 	if status == "" {
 		return
 	}
-	r := p.row()
-	p.addStatus(r, status)
-	r.add(dim, " "+seconds(p.now.Sub(gs.began)))
+	p.addStatus(p.lined(p.now.Sub(gs.began)), status)
 	size := max(height-3, 1)
 	for i, g := range gs.active {
 		if i >= size {
 			p.row().add(dim, fmt.Sprintf("%s and %d more", p.glyph.ellipsis, len(gs.active)-size))
 			break
 		}
-		p.doing(p.row(), g)
+		p.doing(p.lined(p.now.Sub(g.began)), g)
 	}
 }
 
@@ -250,23 +167,36 @@ func took(d time.Duration) string {
 	return fmt.Sprintf("%.1fs", max(d, 0).Seconds())
 }
 
-// size is a number of bytes as people read it.
-func size(n uint64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+// byteUnits are what numbers of bytes are told in.
+var byteUnits = []string{"B", "KiB", "MiB", "GiB", "TiB"}
+
+// inUnit is a number of bytes in the largest unit that it reaches.
+func inUnit(n uint64) (number string, unit string) {
 	f, i := float64(n), 0
-	for f >= 1024 && i < len(units)-1 {
+	for f >= 1024 && i < len(byteUnits)-1 {
 		f /= 1024
 		i++
 	}
 	if i == 0 {
-		return fmt.Sprintf("%d B", n)
+		return fmt.Sprint(n), byteUnits[0]
 	}
-	return fmt.Sprintf("%.1f %s", f, units[i])
+	return fmt.Sprintf("%.1f", f), byteUnits[i]
+}
+
+// size is a number of bytes as people read it.
+func size(n uint64) string {
+	number, unit := inUnit(n)
+	return number + " " + unit
 }
 
 func progressBytes(done, expected uint64) string {
 	if expected <= done {
 		return size(done)
 	}
-	return size(done) + "/" + size(expected)
+	number, unit := inUnit(done)
+	all, allUnit := inUnit(expected)
+	if unit == allUnit {
+		return number + "/" + all + " " + unit
+	}
+	return number + " " + unit + "/" + all + " " + allUnit
 }

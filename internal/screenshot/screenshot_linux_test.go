@@ -116,6 +116,15 @@ func TestCommitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(t, filepath.Join(root, "docs"))
+	page, err := os.ReadFile(filepath.Join(root, "docs", "terminal.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, scene := range scenes {
+		if !bytes.Contains(page, []byte("("+scene.picture+")")) {
+			t.Errorf("docs/terminal.md does not show %s", scene.picture)
+		}
+	}
 }
 
 // check looks at the files in a directory.

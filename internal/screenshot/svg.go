@@ -11,9 +11,9 @@ import (
 
 // Measures of the picture, in its own units.
 const (
-	cellWidth, cellHeight = 8.4, 17.0
+	cellWidth, cellHeight = 8.4, 16.3
 	fontSize              = 14
-	baseline              = 4.0 // above the lower edge of a cell
+	baseline              = 3.6 // above the lower edge of a cell
 	margin, titleHeight   = 14.0, 30.0
 )
 
