@@ -17,6 +17,8 @@ type Facts struct {
 	Privileged bool
 	// LandlockABI is the version of Landlock that the kernel has, 0 for none.
 	LandlockABI int
+	// IPv6 says that the kernel has it.
+	IPv6 bool
 }
 
 func call(name string, number uintptr) program.Call { return program.Call{Name: name, Number: number} }
@@ -44,6 +46,10 @@ func compile(s *Spec, mounts []mountns.Mount, f Facts) *program.Program {
 			mountns.Fork(c.p)
 		}
 		mountns.Pivot(c.p, s.Root)
+		if s.Network == NetworkUser {
+			c.awaitNetwork()
+			c.keepOut(s.UserNetwork)
+		}
 	}
 	c.restrict()
 	c.become()
@@ -61,6 +67,9 @@ type compiler struct {
 // descriptors.
 func (c *compiler) begin() {
 	c.p.Begin()
+	if c.s.Isolation == Full && c.s.Network == NetworkUser {
+		c.handOver() // early: the network comes while the rest is made
+	}
 	c.p.Add("start a session", call("setsid", unix.SYS_SETSID))
 	for to, from := range []int{fdStdin, fdStdout, fdStderr} {
 		c.p.Add("", call("dup3", unix.SYS_DUP3), program.Descriptor(from), program.Number(to), program.Number(0))
@@ -70,7 +79,7 @@ func (c *compiler) begin() {
 	key.AnyError = true // not every kernel or container has keyrings
 }
 
-// network brings the loopback interface of a private network up.
+// network brings the loopback interface of a network of its own up.
 func (c *compiler) network() {
 	if c.s.Network == NetworkHost {
 		return
@@ -167,6 +176,11 @@ func (c *compiler) landlock() {
 	if c.s.Isolation != Full || c.f.LandlockABI < landlockScopes || c.s.AllowNewPrivileges {
 		return
 	}
+	c.scope()
+}
+
+// scope keeps the process from abstract sockets and signals of others.
+func (c *compiler) scope() {
 	const scopeAbstract, scopeSignal = 1 << 0, 1 << 1
 	attr := make([]byte, 24) // struct landlock_ruleset_attr: the scopes are its third word
 	binary.NativeEndian.PutUint64(attr[16:], scopeAbstract|scopeSignal)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/kilnbuild/kiln/mountns"
+	"github.com/kilnbuild/kiln/sandbox/program"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -42,6 +43,9 @@ func TestCompile(t *testing.T) {
 		{"root", func(*Spec, *Facts) {}},
 		{"ordinary-user", func(s *Spec, f *Facts) { s.Users.OutsideUID, s.Users.OutsideGID, f.Privileged = 1234, 1234, false }},
 		{"host-network", func(s *Spec, _ *Facts) { s.Network = NetworkHost }},
+		{"user-network", func(s *Spec, f *Facts) {
+			s.Network, s.UserNetwork, f.IPv6 = NetworkUser, UserNetwork{Pasta, "/bin/pasta"}, true
+		}},
 		{"live", func(s *Spec, _ *Facts) { s.Live = "/data" }},
 		{"no-user-namespace", func(s *Spec, _ *Facts) { s.Users.Namespace = false }},
 		{"no-landlock-no-filter", func(s *Spec, f *Facts) { s.FilterSyscalls, f.LandlockABI = false, 0 }},
@@ -50,21 +54,37 @@ func TestCompile(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s, f := goldenSpec(), facts
 			c.change(s, &f)
-			p := compile(s, s.Mounts, f)
-			if _, err := p.Encode(); err != nil {
-				t.Error(err)
-			}
-			got := p.String()
-			file := filepath.Join("testdata", "program", c.name+".txt")
-			if *update {
-				must(t, os.MkdirAll(filepath.Dir(file), 0o755))
-				must(t, os.WriteFile(file, []byte(got), 0o644))
-			}
-			want, err := os.ReadFile(file)
-			must(t, err)
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("%s differs (-want +got); go test -update accepts it:\n%s", file, diff)
-			}
+			golden(t, c.name, compile(s, s.Mounts, f))
 		})
+	}
+}
+
+// TestCompileStack holds the programs by which stacks are started.
+func TestCompileStack(t *testing.T) {
+	users := goldenSpec().Users
+	facts := Facts{Privileged: true, LandlockABI: landlockScopes}
+	pasta, slirp := UserNetwork{Pasta, "/bin/pasta"}, UserNetwork{Slirp4netns, "/bin/slirp4netns"}
+	golden(t, "pasta", compileStack(pasta, users, true, facts))
+	golden(t, "pasta-as-root", compileStack(pasta, users, false, facts))
+	golden(t, "slirp4netns", compileStack(slirp, users, true, facts))
+	golden(t, "slirp4netns-as-root", compileStack(slirp, users, false, facts))
+}
+
+// golden compares a program with how it was.
+func golden(t *testing.T, name string, p *program.Program) {
+	t.Helper()
+	if _, err := p.Encode(); err != nil {
+		t.Error(err)
+	}
+	got := p.String()
+	file := filepath.Join("testdata", "program", name+".txt")
+	if *update {
+		must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		must(t, os.WriteFile(file, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(file)
+	must(t, err)
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s differs (-want +got); go test -update accepts it:\n%s", file, diff)
 	}
 }

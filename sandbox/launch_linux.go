@@ -29,6 +29,8 @@ type Launcher struct {
 	// Whether user namespaces can be made, once that was tried.
 	userNSKnown bool
 	userNSErr   error
+	// Stacks that were seen to work.
+	userNetworks map[UserNetwork]bool
 }
 
 // NewLauncher makes a launcher. No process is started yet.
@@ -81,7 +83,8 @@ type Stdio struct {
 
 // Start stages and starts a Spec's program. It returns when the program itself
 // runs, or did. A *SetupError says which step of the set-up failed, an *ExecError
-// that the program could not be executed. Nothing is left of a failure but what
+// that the program could not be executed, a *UserNetworkError why its network could
+// not be had. Nothing is left of a failure but what
 // is in the root directory.
 //
 // Cancelling ctx ends the wait for the set-up and kills what was started; after
@@ -122,7 +125,12 @@ func (l *Launcher) Start(ctx context.Context, s *Spec, stdio Stdio) (*Process, e
 	if s.Isolation == None {
 		request.KillGroup = 1 // in a pid namespace the kernel does it
 	}
-	proc, err := l.launch(ctx, s.Name, p, request, descriptors)
+	var proc *Process
+	if s.Isolation == Full && s.Network == NetworkUser {
+		proc, err = l.launchNetworked(ctx, s.Name, s.UserNetwork, s.Users, p, request, descriptors)
+	} else {
+		proc, err = l.launch(ctx, s.Name, p, request, descriptors)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -51,6 +51,11 @@ type Stdio struct {
 // UserNamespaces says that there are none.
 func (l *Launcher) UserNamespaces(context.Context) error { return errors.ErrUnsupported }
 
+// UserNetwork says that there is none.
+func (l *Launcher) UserNetwork(context.Context, string) (UserNetwork, error) {
+	return UserNetwork{}, &UserNetworkError{Reason: "programs are isolated on Linux only"}
+}
+
 // KillUser does nothing: here programs run as the user that kiln runs as.
 func (l *Launcher) KillUser(context.Context, int) error { return nil }
 

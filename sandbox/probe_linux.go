@@ -120,6 +120,7 @@ func (l *Launcher) Probe(ctx context.Context) []Check {
 	p.kernel()
 	p.userNamespaces()
 	p.namespaces()
+	p.userNetwork()
 	p.filters()
 	p.terminal()
 	p.cgroups()
@@ -191,6 +192,21 @@ func (p *prober) namespaces() {
 		}
 		p.add(c)
 	}
+}
+
+func (p *prober) userNetwork() {
+	c := Check{Name: "user-mode network", OK: true}
+	n, err := p.l.UserNetwork(p.ctx, "")
+	var network *UserNetworkError
+	switch {
+	case err == nil:
+		c.Found = n.Program
+	case errors.As(err, &network):
+		c.OK, c.Found, c.Remedy = false, network.Reason, network.Remedy
+	default:
+		c.OK, c.Found = false, err.Error()
+	}
+	p.add(c)
 }
 
 // missingCapability names the first capability without which a process with no

@@ -23,6 +23,8 @@ type Process struct {
 	steps  *program.Program
 	group  bool // it has the machine's processes in its process group
 	report Report
+	// network serves the program and ends with it; nil for most.
+	network *wayOut
 
 	started chan error // one value: how the set-up went
 	exited  chan struct{}
@@ -37,14 +39,27 @@ type Process struct {
 }
 
 // Wait waits for the end of the program, with everything that it started if it is
-// isolated. An error that wraps ErrInterrupted says that the end is not known.
+// isolated, and of its network. An error that wraps ErrInterrupted says that the
+// end is not known. A *UserNetworkError says that the program was killed because
+// its network had ended; that can be tried again.
 func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	select {
-	case <-p.exited:
-		return p.exit, p.err
+	case <-p.over():
 	case <-ctx.Done():
 		return Exit{}, context.Cause(ctx)
 	}
+	if p.network != nil && p.network.lost != nil {
+		return p.exit, p.network.lost
+	}
+	return p.exit, p.err
+}
+
+// over is closed when the program has ended, and its network.
+func (p *Process) over() <-chan struct{} {
+	if p.network != nil {
+		return p.network.over
+	}
+	return p.exited
 }
 
 // Kill kills the program; if it is isolated, with everything that it started.
@@ -166,7 +181,7 @@ func (p *Process) takeNamespace(runner mountns.Runner, s *Spec) error {
 // discard kills a program that nobody will wait for, and waits.
 func (p *Process) discard() error {
 	err := p.Kill()
-	<-p.exited
+	<-p.over()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	closeFiles(p.received)

@@ -1,16 +1,18 @@
 package sandbox
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/kilnbuild/kiln/mountns"
 )
 
 const (
-	yes     = "yes"
-	no      = "no"
-	private = "private"
-	host    = "the machine's"
+	yes      = "yes"
+	no       = "no"
+	private  = "private"
+	host     = "the machine's"
+	userMode = "user-mode"
 )
 
 // report derives the isolation report of a program that runs.
@@ -51,7 +53,7 @@ func (r *Report) layer(name, asked, inForce, why string) {
 	r.Layers = append(r.Layers, Layer{Name: name, Asked: asked, InForce: inForce, Why: why})
 }
 
-func choose(yes bool, a, b string) string {
+func choose[T any](yes bool, a, b T) T {
 	if yes {
 		return a
 	}
@@ -59,11 +61,20 @@ func choose(yes bool, a, b string) string {
 }
 
 func (r *Report) network(s *Spec) {
-	if s.Isolation == Full && s.Network != NetworkHost {
+	full := s.Isolation == Full
+	switch {
+	case full && s.Network == NetworkUser:
+		r.layer("network", s.UserNetwork.String(), s.UserNetwork.String(), "a namespace of its own; the machine's loopback and link-local addresses are out of reach")
+	case full && s.Network != NetworkHost:
 		r.layer("network", private, private, "loopback only")
-		return
+	case full && s.NetworkFallback != "":
+		r.layer("network", userMode, host, s.NetworkFallback)
+	case full:
+		r.layer("network", host, host, "the program may use the network")
+	default:
+		asked := map[Network]string{NetworkPrivate: private, NetworkUser: s.UserNetwork.String()}
+		r.layer("network", cmp.Or(asked[s.Network], host), host, s.Fallback)
 	}
-	r.layer("network", choose(s.Network == NetworkPrivate, private, host), host, choose(s.Isolation == Full, "the program may use the network", s.Fallback))
 }
 
 func (r *Report) user(s *Spec) {

@@ -26,6 +26,7 @@ type Network string
 const (
 	NetworkPrivate Network = "private" // loopback and nothing else
 	NetworkHost    Network = "host"    // the machine's
+	NetworkUser    Network = "user"    // a namespace of its own, and a user-mode network stack as its only way out
 )
 
 // Spec is everything about one isolated program. It is plain data and can be
@@ -52,6 +53,11 @@ type Spec struct {
 
 	Users   Users   `json:"users"`
 	Network Network `json:"network,omitempty"`
+	// UserNetwork is the stack of a NetworkUser.
+	UserNetwork UserNetwork `json:"userNetwork,omitzero"`
+	// NetworkFallback says, for a NetworkHost that should have been a NetworkUser,
+	// why that is so. It is for the report.
+	NetworkFallback string `json:"networkFallback,omitempty"`
 	// Hostname and Domainname are those of the program's own UTS namespace.
 	Hostname   string `json:"hostname,omitempty"`
 	Domainname string `json:"domainname,omitempty"`
@@ -163,7 +169,7 @@ func (s *Spec) Validate() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("sandbox of '%s': %s", s.Name, fmt.Sprintf(format, args...))
 	}
-	texts := slices.Concat([]string{s.Path, s.Dir, s.Root, s.Live, s.Hostname, s.Domainname}, s.Args, s.Env)
+	texts := slices.Concat([]string{s.Path, s.Dir, s.Root, s.Live, s.Hostname, s.Domainname, s.UserNetwork.Program}, s.Args, s.Env)
 	for _, m := range s.Mounts {
 		texts = append(texts, m.Source, m.Target)
 	}
@@ -184,7 +190,15 @@ func (s *Spec) Validate() error {
 	if !path.IsAbs(s.Root) || path.Clean(s.Root) != s.Root || s.Root == "/" {
 		return bad("root directory %q is not a clean absolute path", s.Root)
 	}
-	if s.Network != "" && s.Network != NetworkPrivate && s.Network != NetworkHost {
+	switch s.Network {
+	case "", NetworkPrivate, NetworkHost:
+	case NetworkUser:
+		if n := s.UserNetwork; n.Stack != Pasta && n.Stack != Slirp4netns {
+			return bad("unknown user-mode network stack %q", n.Stack)
+		} else if !path.IsAbs(n.Program) {
+			return bad("user-mode network stack %q is not an absolute path", n.Program)
+		}
+	default:
 		return bad("unknown network %q", s.Network)
 	}
 	if s.Live != "" && (!path.IsAbs(s.Live) || path.Clean(s.Live) != s.Live || s.Live == "/") {
