@@ -15,6 +15,8 @@ FUZZTIME ?= 20s
 PACKAGES ?= ./...
 # Flags for the benchmark: see `make bench BENCH=-h`.
 BENCH    ?=
+# Which releases of Nix the benchmark measures beside that of PATH; only root can.
+PEERS    ?= $(if $(filter 0,$(shell id -u)),2.34)
 
 .PHONY: build demo test bench lint fuzz interop broken screenshots clean help
 
@@ -35,12 +37,16 @@ interop: ## kiln against real Nix: the same derivations in two stores, compared;
 	@# In its directory: go test shows what a test prints only there.
 	cd interop && KILN_REQUIRE_NIX=1 KILN_REQUIRE_SANDBOX=1 KILN_INTEROP_TABLE=1 $(GO) test -timeout 20m
 
-bench: ## kiln against real Nix, taking turns in one run; BENCH='-run trivial -rounds 3' for a part
+bench: ## kiln against real Nix, old and new, taking turns in one run; BENCH='-run trivial -rounds 3' for a part
 	@.ci/need go busybox nix
 	@$(MAKE) --no-print-directory build
 	@mkdir -p build
 	$(GO) build -buildvcs=false -o build/bench ./bench
-	build/bench -kiln ./kiln $(BENCH)
+	@peers=; for version in $(PEERS); do \
+		root=$$(.ci/peer $$version) || { echo "make bench PEERS= measures without." >&2; exit 1; }; \
+		peers=$$peers$${peers:+:}$$root; \
+	done; \
+	set -x; build/bench -kiln ./kiln -peers "$$peers" $(BENCH)
 
 lint: ## go vet and staticcheck
 	$(GO) vet ./...

@@ -35,7 +35,7 @@ func newBench(opts options, dir string) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{options: opts, dir: dir, busybox: busybox}
+	b := &bench{options: opts, dir: dir}
 	for _, sub := range []string{"conf", "home", "state", "log", "tmp"} {
 		if err := os.Mkdir(b.path(sub), 0o755); err != nil {
 			return nil, err
@@ -50,7 +50,10 @@ func newBench(opts options, dir string) (*bench, error) {
 			return nil, err
 		}
 	}
-	return b, nil
+	// The same for all, whatever their root directories have.
+	b.busybox = b.path("busybox")
+	_, err = b.output("cp", busybox, b.busybox)
+	return b, err
 }
 
 func (b *bench) path(names ...string) string {
@@ -158,16 +161,33 @@ func (b *bench) hashes(store string) (map[string]string, error) {
 type subject struct {
 	name    string
 	program []string
-	group   string
+	root    string // the root directory that it runs in, "" for this one
+	group   string // of its build users
 	bench   *bench
 }
 
-func (s *subject) version() (string, error) {
-	out, err := s.bench.output(s.program[0], "--version")
-	if err != nil {
-		return "", err
+// version is what a program of the subject says of itself.
+func (s *subject) version(program string) (string, error) {
+	var out bytes.Buffer
+	if _, err := s.bench.cost(s.root, nil, &out, program, "--version"); err != nil {
+		return "", fmt.Errorf("%s --version: %w", program, err)
 	}
-	return strings.TrimSpace(string(out)), nil
+	return strings.TrimSpace(out.String()), nil
+}
+
+// newNix is a Nix that is measured. It is called by its version.
+func newNix(b *bench, root, group string) (*subject, error) {
+	s := &subject{program: []string{"nix-store", "--realise"}, root: root, group: group, bench: b}
+	version, err := s.version("nix") // the others open a store first
+	if err != nil {
+		return nil, err
+	}
+	words := strings.Fields(version)
+	if len(words) == 0 {
+		return nil, fmt.Errorf("%s: it does not say its version", s.program[0])
+	}
+	s.name = "nix " + words[len(words)-1]
+	return s, nil
 }
 
 // build is the command that builds derivations.

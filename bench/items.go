@@ -25,6 +25,11 @@ type item struct {
 	options func(b *bench) map[string]string
 	// alone names the script that is also measured without Nix or kiln.
 	alone string
+	// few names the item that is the same with fewer builds.
+	few string
+	// rounds is how often each program is measured at most: 0 means no bound. Nix
+	// 2.34 takes minutes for hundreds of goals.
+	rounds int
 	// runs is how often the program is started in one measurement: 0 means once.
 	runs int
 	// valid builds everything before the clock starts.
@@ -36,19 +41,25 @@ type item struct {
 type aim struct {
 	wall float64 // times Nix's
 	rss  float64 // MiB
+	goal float64 // KiB of peak memory for each further goal
 }
 
 // items are measured in this order.
 var items = []item{
 	{name: "trivial-j1", what: "independent builds of one word, one at a time", expr: "trivial", size: 100, per: 100, jobs: 1, aim: aim{wall: 0.7}},
 	{name: "trivial-j2", what: "the same, two at a time", expr: "trivial", size: 100, per: 100, jobs: 2, aim: aim{wall: 0.7}},
+	{name: "goals", what: "four hundred of them: what does a goal take of memory?", expr: "trivial", size: 400, per: 400, jobs: 2, rounds: 1, few: "trivial-j2", aim: aim{goal: 10}},
 	{name: "chain", what: "builds each of which needs the one before", expr: "chain", size: 60, per: 60, jobs: 1},
 	{name: "wide", what: "one build with a thousand input directories", expr: "directories", size: 1000, jobs: 1, prepare: inputDirectories},
 	{name: "wide-texts", what: "one build with a thousand input files", expr: "texts", size: 1000, jobs: 1},
 	{name: "files", what: "an output of 20,000 small files", expr: "files", size: 20000, jobs: 1, alone: "files"},
 	{name: "large", what: "an output of 1 GiB", expr: "large", size: 1024, jobs: 1, alone: "large", prepare: seedFile, options: seedPath, aim: aim{wall: 1, rss: 64}},
+	{name: scannerItem, what: "an output of 64 MiB of text made to slow a search for references down", expr: "hashes", size: 64, jobs: 1, alone: "hashes"},
 	{name: "start", what: "asking for an output that is there", expr: "trivial", size: 1, per: 10, jobs: 1, runs: 10, valid: true},
 }
+
+// scannerItem also measures the search itself.
+const scannerItem = "scanner"
 
 func listItems(w io.Writer) {
 	for _, it := range items {

@@ -1,16 +1,20 @@
-// Command bench measures kiln against real Nix. Both build the same derivations
+// Command bench measures kiln against real Nix. All build the same derivations
 // in turns, in one run, so that whatever else the machine does falls on both;
 // what counts are the ratios.
 //
 // Every measurement has a fresh copy of its store, made before the clock starts
 // and checked after it stopped: all outputs valid, with the same archive hashes
-// from both. Anything else is reported as failed, and not as fast. Stores are in
+// from all. Anything else is reported as failed, and not as fast. Stores are in
 // memory: on a disk the file system's own bookkeeping, of files that were deleted
 // minutes ago, decides the figures.
 //
 // As root the builders run as build users, as a daemon's do, and each program
 // has its own in a mount namespace of this run (see internal/enclave). An
 // ordinary user measures builds as that user, in stores below TMPDIR.
+//
+// The Nix that is measured is that of PATH. Root can have further ones beside it, as
+// .ci/peer provides them. The program fails if something could not be measured, and
+// if kiln takes more than any of them for anything.
 package main
 
 import (
@@ -32,8 +36,10 @@ func main() {
 		os.Exit(measureChild(os.Args[2:]))
 	}
 	var opts options
+	var peerList string
 	flag.StringVar(&opts.kiln, "kiln", "./kiln", "the kiln to measure")
 	run := flag.String("run", ".", "only the items that match this regular expression; -list names them")
+	flag.StringVar(&peerList, "peers", "", "root directories of further releases of Nix, separated by colons, as .ci/peer prints them (root only)")
 	list := flag.Bool("list", false, "name the items and what they are")
 	flag.IntVar(&opts.rounds, "rounds", 5, "how often each program is measured for an item")
 	flag.Float64Var(&opts.scale, "scale", 1, "size of the work, of which 1 is what the aims are about")
@@ -42,6 +48,9 @@ func main() {
 	if opts.run, err = regexp.Compile(*run); err == nil && *list {
 		listItems(os.Stdout)
 		return
+	}
+	if err == nil {
+		opts.peers, err = peers(peerList)
 	}
 	ok := false
 	if err == nil {
@@ -61,10 +70,23 @@ type options struct {
 	run    *regexp.Regexp
 	rounds int
 	scale  float64
+	peers  []string // root directories with further versions of Nix
+}
+
+// peers are the root directories that a list names.
+func peers(text string) ([]string, error) {
+	var roots []string
+	for _, root := range filepath.SplitList(text) {
+		if !filepath.IsAbs(root) || !isPeer(root) {
+			return nil, fmt.Errorf("-peers: '%s' is not the root directory of a system with Nix in /usr/bin; .ci/peer 2.34 makes one", root)
+		}
+		roots = append(roots, filepath.Clean(root))
+	}
+	return roots, nil
 }
 
 // start measures where root gets build users of its own, and others do not. It
-// tells whether every measurement was one.
+// tells whether every measurement was one, and kiln within its bounds.
 func start(opts options) (bool, error) {
 	if opts.rounds < 1 || opts.scale <= 0 {
 		return false, errors.New("-rounds and -scale must be positive")
@@ -80,8 +102,12 @@ func start(opts options) (bool, error) {
 		}
 	}
 	if os.Geteuid() == 0 {
-		status, err := enclave.Run(enclave.Options{Groups: []string{"kbnix", "kbkiln"}}, func(e *enclave.Enclave) int {
-			ok, err := measureAll(opts, e.Dir, []string{"kbnix", "kbkiln"})
+		groups := []string{"kbkiln", "kbnix"}
+		for i := range opts.peers {
+			groups = append(groups, fmt.Sprintf("kbpeer%d", i))
+		}
+		status, err := enclave.Run(enclave.Options{Groups: groups}, func(e *enclave.Enclave) int {
+			ok, err := measureAll(opts, e.Dir, groups)
 			if err != nil {
 				fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 			}
@@ -92,6 +118,9 @@ func start(opts options) (bool, error) {
 		})
 		return status == 0, err
 	}
+	if len(opts.peers) > 0 {
+		return false, errors.New("-peers: only root can give programs another root directory")
+	}
 	fmt.Println("Not root: builders run as this user, without build users, in stores below TMPDIR.")
 	dir, err := os.MkdirTemp("", "kiln-bench-")
 	if err != nil {
@@ -101,23 +130,28 @@ func start(opts options) (bool, error) {
 	return measureAll(opts, dir, []string{"", ""})
 }
 
-// measureAll measures all chosen items and prints the table.
+// measureAll measures all chosen items and prints the table. groups are those of
+// the build users of kiln, of Nix and of the peers.
 func measureAll(opts options, dir string, groups []string) (bool, error) {
 	b, err := newBench(opts, dir)
 	if err != nil {
 		return false, err
 	}
-	subjects := []*subject{
-		{name: "nix", program: []string{"nix-store", "--realise"}, group: groups[0], bench: b},
-		{name: "kiln", program: []string{opts.kiln, "build"}, group: groups[1], bench: b},
-	}
-	for _, s := range subjects {
-		version, err := s.version()
+	var subjects []*subject
+	for i, root := range append([]string{""}, opts.peers...) {
+		s, err := newNix(b, root, groups[i+1])
 		if err != nil {
 			return false, err
 		}
-		fmt.Printf("%-5s %s\n", s.name, version)
+		subjects = append(subjects, s)
 	}
+	kiln := &subject{name: "kiln", program: []string{opts.kiln, "build"}, group: groups[0], bench: b}
+	version, err := kiln.version(opts.kiln)
+	if err != nil {
+		return false, err
+	}
+	subjects = append(subjects, kiln)
+	fmt.Println(version)
 	fmt.Println(machine())
 	var rows []row
 	for _, it := range items {
@@ -128,13 +162,24 @@ func measureAll(opts options, dir string, groups []string) (bool, error) {
 	if len(rows) == 0 {
 		return false, errors.New("no item matches -run; -list names them")
 	}
-	fmt.Print(table(rows))
-	for _, r := range rows {
-		if r.failure != nil {
-			return false, nil
+	fmt.Print(table(subjects, rows))
+	if opts.run.MatchString(scannerItem) {
+		text, err := scannerNote()
+		if err != nil {
+			return false, err
 		}
+		fmt.Print(text)
 	}
-	return true, nil
+	ok := true
+	for _, r := range rows {
+		ok = ok && r.failure == nil
+	}
+	if opts.scale != 1 {
+		return ok, nil
+	}
+	text, within := verdict(subjects, rows)
+	fmt.Print(text)
+	return ok && within, nil
 }
 
 // machine says on what it was measured, as far as that matters.

@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -29,8 +31,18 @@ type cost struct {
 }
 
 // measureChild runs a command and writes its cost to descriptor 3. It gives the
-// command's exit status.
-func measureChild(words []string) int {
+// command's exit status. The command's words come after the root directory that it
+// is to have, "" for this one, and the work directory.
+func measureChild(args []string) int {
+	root, dir, words := args[0], args[1], args[2:]
+	// Programs refuse a store below a directory that has not the usual mode.
+	syscall.Umask(0o022)
+	if root != "" {
+		if err := enterRoot(root, dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	begin := time.Now()
@@ -52,8 +64,10 @@ func measureChild(words []string) int {
 	return state.ExitCode()
 }
 
-// cost measures a command. A command that fails has none.
-func (b *bench) cost(env []string, words ...string) (cost, error) {
+// cost measures a command, in the given root directory or in this one, with env
+// beside what all have. What it prints goes to stdout, or nowhere. A command that
+// fails has no cost.
+func (b *bench) cost(root string, env []string, stdout io.Writer, words ...string) (cost, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return cost{}, err
@@ -65,13 +79,13 @@ func (b *bench) cost(env []string, words ...string) (cost, error) {
 	defer r.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, self, append([]string{measureArg}, words...)...)
+	cmd := exec.CommandContext(ctx, self, append([]string{measureArg, root, b.dir}, words...)...)
 	cmd.Env, cmd.Dir = append(b.env(), env...), "/"
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	cmd.Stdout, cmd.Stderr = stdout, &stderr
 	err = cmd.Run()
 	w.Close()
 	if ctx.Err() != nil {
@@ -88,6 +102,7 @@ func (b *bench) cost(env []string, words ...string) (cost, error) {
 type row struct {
 	item    item
 	unit    int
+	units   int               // builds, whatever the figures are divided by
 	costs   map[string][]cost // by subject
 	alone   []cost
 	failure error
@@ -96,7 +111,7 @@ type row struct {
 // measure measures an item with all subjects in turns. After a failure it goes
 // no further: there is nothing to compare.
 func (b *bench) measure(it item, subjects []*subject) row {
-	r := row{item: it, unit: it.unit(b.scale), costs: map[string][]cost{}}
+	r := row{item: it, unit: it.unit(b.scale), units: it.scaled(b.scale), costs: map[string][]cost{}}
 	f, err := b.fixture(it)
 	if err != nil {
 		r.failure = fmt.Errorf("fixture: %w", err)
@@ -110,7 +125,11 @@ func (b *bench) measure(it item, subjects []*subject) row {
 		}
 	}
 	var want map[string]string
-	for round := range b.rounds {
+	rounds := b.rounds
+	if it.rounds > 0 {
+		rounds = min(rounds, it.rounds)
+	}
+	for round := range rounds {
 		for i := range subjects {
 			s := subjects[(i+round)%len(subjects)]
 			c, hashes, err := b.once(s, it, f, round == 0)
@@ -123,11 +142,17 @@ func (b *bench) measure(it item, subjects []*subject) row {
 			}
 			want = hashes
 			r.costs[s.name] = append(r.costs[s.name], c)
-			fmt.Fprintf(os.Stderr, "%-12s round %d %-5s %v\n", it.name, round+1, s.name, c.Wall.Round(100*time.Microsecond))
+			fmt.Fprintf(os.Stderr, "%-12s round %d %-10s %v\n", it.name, round+1, s.name, c.Wall.Round(100*time.Microsecond))
 		}
-	}
-	if it.alone != "" {
-		r.alone, r.failure = b.measureAlone(it)
+		if it.alone == "" {
+			continue
+		}
+		c, err := b.measureAlone(it)
+		if err != nil {
+			r.failure = fmt.Errorf("the builder alone: %w", err)
+			return r
+		}
+		r.alone = append(r.alone, c)
 	}
 	return r
 }
@@ -142,7 +167,7 @@ func (b *bench) once(s *subject, it item, f *fixture, verify bool) (cost, map[st
 	defer remove()
 	var sum cost
 	for range max(1, it.runs) {
-		c, err := b.cost(nil, s.build(store, it, f.drvs)...)
+		c, err := b.cost(s.root, nil, nil, s.build(store, it, f.drvs)...)
 		if err != nil {
 			return cost{}, nil, err
 		}
@@ -173,20 +198,13 @@ func (b *bench) allValid(store string, drvs []string, hashes map[string]string) 
 }
 
 // measureAlone runs a builder without sandbox and store.
-func (b *bench) measureAlone(it item) ([]cost, error) {
+func (b *bench) measureAlone(it item) (cost, error) {
 	script, err := b.aloneScript(it)
 	if err != nil {
-		return nil, err
+		return cost{}, err
 	}
-	var costs []cost
-	for range b.rounds {
-		out := b.path("tmp", "alone")
-		c, err := b.cost([]string{"out=" + out, "seed=" + b.path("seed")}, b.busybox, "sh", "-e", "-c", script)
-		removeTree(out)
-		if err != nil {
-			return nil, fmt.Errorf("the builder alone: %w", err)
-		}
-		costs = append(costs, c)
-	}
-	return costs, nil
+	// As long as a store path's name: a builder may use it.
+	out := b.path("tmp", strings.Repeat("0", 32)+"-alone")
+	defer removeTree(out)
+	return b.cost("", []string{"out=" + out, "seed=" + b.path("seed")}, nil, b.busybox, "sh", "-e", "-c", script)
 }

@@ -25,65 +25,84 @@ func wall(c cost) time.Duration { return c.Wall }
 func cpu(c cost) time.Duration  { return c.CPU }
 func rss(c cost) int64          { return c.RSS }
 
-// table prints medians. Each ratio is kiln's figure over Nix's: below 1 kiln is
-// faster or smaller.
-func table(rows []row) string {
-	var b, notes strings.Builder
-	fmt.Fprintf(&b, "\n%-22s  %26s  %26s  %26s\n", "", "wall ms", "CPU ms", "peak RSS MiB")
-	fmt.Fprintf(&b, "%-22s", "")
-	for range 3 {
-		fmt.Fprintf(&b, "  %9s %9s %6s", "nix", "kiln", "ratio")
-	}
-	b.WriteByte('\n')
-	for _, r := range rows {
-		name := r.item.name
-		if r.unit > 1 {
-			name += fmt.Sprintf(" (1 of %d)", r.unit)
-		}
-		fmt.Fprintf(&b, "%-22s", name)
-		if r.failure != nil {
-			fmt.Fprintf(&b, "  FAILED %v\n", r.failure)
-			continue
-		}
-		nix, kiln := r.costs["nix"], r.costs["kiln"]
-		perUnit := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(r.unit) }
-		mib := func(n int64) float64 { return float64(n) / (1 << 20) }
-		figures(&b, perUnit(median(nix, wall)), perUnit(median(kiln, wall)))
-		figures(&b, perUnit(median(nix, cpu)), perUnit(median(kiln, cpu)))
-		figures(&b, mib(median(nix, rss)), mib(median(kiln, rss)))
-		b.WriteByte('\n')
-		if r.item.aim != (aim{}) {
-			notes.WriteString(r.aimNote(ratio(float64(median(nix, wall)), float64(median(kiln, wall))), mib(median(kiln, rss))))
-		}
-		if len(r.alone) > 0 {
-			alone := median(r.alone, wall)
-			fmt.Fprintf(&notes, "%s: the builder alone takes %.0f ms; what is above it: nix %.0f, kiln %.0f, ratio %.2f\n", r.item.name, perUnit(alone),
-				perUnit(median(nix, wall)-alone), perUnit(median(kiln, wall)-alone), ratio(float64(median(nix, wall)-alone), float64(median(kiln, wall)-alone)))
-		}
-	}
-	fmt.Fprintf(&b, "\nMedians; ratio is kiln over nix, below 1 is better. CPU counts all processes that were waited for; RSS is the\n")
-	fmt.Fprintf(&b, "most that one process had, and cannot be less than this program's own few MiB.\n%s", notes.String())
-	return b.String()
+// milliseconds of a duration for each of n units.
+func milliseconds(d time.Duration, n int) float64 { return d.Seconds() * 1000 / float64(n) }
+
+func mebibytes(n int64) float64 { return float64(n) / (1 << 20) }
+
+// A figure is one of those that a row has of each subject.
+type figure struct {
+	title string // with its unit
+	short string
+	// half tells whether kiln is to have half of what the first Nix has. Memory has
+	// aims of its own: a program has a size before it does anything.
+	half bool
+	of   func(r row, costs []cost) float64
 }
 
-// aimNote tells whether kiln is where it has to be.
-func (r row) aimNote(wall, rss float64) string {
+var figures = []figure{
+	{title: "wall ms", short: "wall", half: true, of: func(r row, costs []cost) float64 { return milliseconds(median(costs, wall), r.unit) }},
+	{title: "CPU ms", short: "CPU", half: true, of: func(r row, costs []cost) float64 { return milliseconds(median(costs, cpu), r.unit) }},
+	{title: "peak RSS MiB", short: "RSS", of: func(_ row, costs []cost) float64 { return mebibytes(median(costs, rss)) }},
+}
+
+// split gives the subjects that kiln is compared with, and kiln, the last.
+func split(subjects []*subject) (others []*subject, kiln *subject) {
+	n := len(subjects) - 1
+	return subjects[:n], subjects[n]
+}
+
+// against is kiln's figure over that of another subject.
+func (r row) against(f figure, kiln, other *subject) float64 {
+	return ratio(f.of(r, r.costs[kiln.name]), f.of(r, r.costs[other.name]))
+}
+
+// table prints medians, a block for each figure. The last subject is kiln; each
+// ratio is its figure over that of one of the others: below 1 kiln is faster or
+// smaller.
+func table(subjects []*subject, rows []row) string {
 	var b strings.Builder
-	verdict := map[bool]string{true: "met", false: "MISSED"}
-	if want := r.item.aim.wall; want > 0 {
-		fmt.Fprintf(&b, "%s: aim of %.2f of Nix's wall: %s\n", r.item.name, want, verdict[wall <= want])
+	others, kiln := split(subjects)
+	for _, f := range figures {
+		fmt.Fprintf(&b, "\n%-22s", f.title)
+		for _, s := range subjects {
+			fmt.Fprintf(&b, "  %10s", s.name)
+		}
+		for _, s := range others {
+			fmt.Fprintf(&b, "  %10s", "/"+strings.TrimPrefix(s.name, "nix "))
+		}
+		b.WriteByte('\n')
+		for _, r := range rows {
+			if r.failure != nil {
+				continue
+			}
+			fmt.Fprintf(&b, "%-22s", r.title())
+			for _, s := range subjects {
+				fmt.Fprintf(&b, "  %10.1f", f.of(r, r.costs[s.name]))
+			}
+			for _, s := range others {
+				fmt.Fprintf(&b, "  %10.2f", r.against(f, kiln, s))
+			}
+			b.WriteByte('\n')
+		}
 	}
-	if want := r.item.aim.rss; want > 0 {
-		fmt.Fprintf(&b, "%s: aim of %.0f MiB at most: %s\n", r.item.name, want, verdict[rss <= want])
+	fmt.Fprintf(&b, "\nMedians. The columns that begin with / are kiln's figure over that Nix's: below 1 is better. CPU is user and system of\n")
+	fmt.Fprintf(&b, "all processes; RSS is the most that one process had, and cannot be less than this program's own few MiB.\n\n")
+	for _, r := range rows {
+		b.WriteString(r.notes(subjects, rows))
 	}
 	return b.String()
 }
 
-func figures(b *strings.Builder, nix, kiln float64) {
-	fmt.Fprintf(b, "  %9.1f %9.1f %6.2f", nix, kiln, ratio(nix, kiln))
+// title is the name of a row, with what its figures are divided by.
+func (r row) title() string {
+	if r.unit > 1 {
+		return fmt.Sprintf("%s (1 of %d)", r.item.name, r.unit)
+	}
+	return r.item.name
 }
 
-func ratio(nix, kiln float64) float64 {
+func ratio(kiln, nix float64) float64 {
 	if nix <= 0 {
 		return 0
 	}

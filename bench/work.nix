@@ -16,5 +16,7 @@ in {
 
   files = drvs [ (script "files" { } (import ./scripts.nix { inherit n; }).files) ];
 
+  hashes = drvs [ (script "hashes" { } (import ./scripts.nix { inherit n; }).hashes) ];
+
   large = drvs [ (script "large" { seed = "/seed"; } (import ./scripts.nix { inherit n; }).large) ];
 }
