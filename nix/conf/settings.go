@@ -49,6 +49,8 @@ type Settings struct {
 	ImpersonateLinux26      bool
 	UseCgroups              bool
 	RecursiveNixFixedOutput NestedFetch
+	UserNetwork             UserNetwork
+	UserNetworkProgram      string // "" to look for it
 
 	// Who builds.
 	BuildUsersGroup                string // "" builds as this process's user
@@ -139,6 +141,17 @@ const (
 	NestedFetchOffline NestedFetch = "offline" // built without network
 	NestedFetchRefuse  NestedFetch = "refuse"  // not built
 	NestedFetchAllow   NestedFetch = "allow"   // built with network, as in Nix
+)
+
+// UserNetwork says whether builds that reach the network do so through a user-mode
+// network stack.
+type UserNetwork string
+
+// The values of the setting "user-network".
+const (
+	UserNetworkAuto    UserNetwork = "auto"    // where it can be had
+	UserNetworkRequire UserNetwork = "require" // or not at all
+	UserNetworkOff     UserNetwork = "off"     // never
 )
 
 // ErrUnknown says that there is no setting of a name. Nix and kiln go on after a

@@ -188,6 +188,23 @@ var executorSettings = []Definition{
 		field: func(s *Settings) value { return boolean{&s.UseCgroups} },
 	},
 	{
+		Name: "user-network", Type: TypeChoice, Default: string(UserNetworkAuto), Own: true,
+		Choices: []string{string(UserNetworkAuto), string(UserNetworkRequire), string(UserNetworkOff)},
+		Doc: "Whether sandboxed builds that reach the network, which are fixed-output builds, do so from a network " +
+			"namespace of their own, whose way out is a user-mode network stack (Linux). They cannot reach the machine's " +
+			"loopback interface, its abstract sockets, or link-local addresses, then. With `auto` they get the machine's " +
+			"network where that cannot be had, or where a proxy of theirs is on the machine's loopback interface, and their " +
+			"isolation report says why; with `require` they fail; with `off` they always get the machine's network, as in " +
+			"Nix.",
+		field: func(s *Settings) value { return choice[UserNetwork]{&s.UserNetwork} },
+	},
+	{
+		Name: "user-network-program", Type: TypeOptionalPath, Own: true,
+		Doc: "The user-mode network stack for `user-network`: the file of `pasta` or `slirp4netns`. Empty, they are looked " +
+			"for in `PATH`, in this order.",
+		field: func(s *Settings) value { return file{&s.UserNetworkProgram} },
+	},
+	{
 		Name: "recursive-nix-fixed-output", Type: TypeChoice, Default: string(NestedFetchOffline), Own: true,
 		Choices: []string{string(NestedFetchOffline), string(NestedFetchRefuse), string(NestedFetchAllow)},
 		Doc: "What becomes of a fixed-output derivation that a builder asks for through recursive Nix. With `offline` it " +
