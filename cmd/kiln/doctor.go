@@ -39,7 +39,7 @@ func doctorCommand(g *globals) *cobra.Command {
 // buildUsersCheck says who builders run as.
 func buildUsersCheck(conf *configuration) sandbox.Check {
 	c := sandbox.Check{Name: "build users", OK: true}
-	users, err := build.NewUsers(build.UsersConfig{Group: conf.settings.BuildUsersGroup, StateDir: conf.dirs.State})
+	users, err := build.NewUsers(conf.usersConfig())
 	if err != nil {
 		c.OK, c.Found, c.Remedy = false, err.Error(), "correct build-users-group"
 		return c

@@ -19,7 +19,7 @@ import (
 // closes it and everything that was made for it.
 func (c *configuration) executor(st *local.Store, showsLogs bool) (*executor.Executor, func() error, error) {
 	s := c.settings
-	users, err := build.NewUsers(build.UsersConfig{Group: s.BuildUsersGroup, StateDir: c.dirs.State})
+	users, err := build.NewUsers(c.usersConfig())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -63,9 +63,12 @@ func (c *configuration) attemptSettings() build.Settings {
 		LogLines:           s.LogLines,
 		DiscardLog:         !s.KeepBuildLog,
 		ImpureEnv:          s.ImpureEnv,
-		Environ:            os.LookupEnv,
-		Fetch:              c.fetchSettings(),
-		Hooks:              c.hooks(),
+
+		AllowedImpureHostDeps: s.AllowedImpureHostDeps,
+		Environ:               os.LookupEnv,
+		Fetch:                 c.fetchSettings(),
+		Hooks:                 c.hooks(),
+		UserNetwork:           c.userNetwork(),
 	}
 	for _, p := range s.SandboxPaths {
 		a.SandboxPaths = append(a.SandboxPaths, build.SandboxPath(p))
@@ -112,6 +115,14 @@ func (c *configuration) hooks() build.Hooks {
 		h.Config = config.String()
 	}
 	return h
+}
+
+func (c *configuration) usersConfig() build.UsersConfig {
+	s := c.settings
+	return build.UsersConfig{
+		Group: s.BuildUsersGroup, StateDir: c.dirs.State,
+		Auto: s.AutoAllocateUIDs, FirstID: int(s.StartID), IDCount: int(s.IDCount),
+	}
 }
 
 func sandboxMode(m conf.SandboxMode, chroot bool) build.SandboxMode {

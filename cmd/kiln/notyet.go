@@ -9,10 +9,10 @@ import (
 // notYet are settings that this version reads but does not act on. Whoever gave
 // one is told, since a build may otherwise not be what they think it is.
 var notYet = []string{
-	"use-cgroups", "require-limits", "auto-allocate-uids", "start-id", "id-count",
+	"use-cgroups", "require-limits",
 	"builders", "external-builders",
 	"secret-key-files", "sync-before-registering", "substituters",
-	"fallback", "min-free", "max-free", "allowed-impure-host-deps",
+	"fallback", "min-free", "max-free",
 }
 
 // warnNotYet gives a warning for each setting that somebody gave and that does

@@ -156,7 +156,7 @@ func (r *run) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	settings, err := r.sandboxPaths(ctx)
+	settings, err := r.withPaths(ctx)
 	if err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (r *run) prepare(ctx context.Context) error {
 		r.machine.describeBuiltin(r.spec)
 	}
 	r.spec.Fallback = r.fallback
-	return nil
+	return r.separateNetwork(ctx)
 }
 
 // chooseScratch decides by which paths the builder knows its outputs. That is

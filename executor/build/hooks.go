@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/kilnbuild/kiln/executor/hook"
@@ -23,12 +21,11 @@ type Hooks struct {
 	Timeout time.Duration // of each; 0 for none
 }
 
-// sandboxPaths gives the settings with what the pre-build-hook adds for this
-// derivation.
-func (r *run) sandboxPaths(ctx context.Context) (*Settings, error) {
+// preBuildHook gives what the operator's program adds to the sandbox.
+func (r *run) preBuildHook(ctx context.Context) ([]SandboxPath, error) {
 	s := r.settings
 	if s.Hooks.PreBuild == "" {
-		return s, nil
+		return nil, nil
 	}
 	root := ""
 	if r.isolation == sandbox.Full {
@@ -43,16 +40,11 @@ func (r *run) sandboxPaths(ctx context.Context) (*Settings, error) {
 	if answer.Log != "" {
 		r.notice(nix.EventNotice, answer.Log)
 	}
-	paths := make(map[string]SandboxPath)
-	for _, p := range s.SandboxPaths {
-		paths[p.Target] = p
-	}
+	var added []SandboxPath
 	for _, p := range answer.Paths {
-		paths[p.Target] = SandboxPath(p)
+		added = append(added, SandboxPath(p))
 	}
-	with := *s
-	with.SandboxPaths = slices.Collect(maps.Values(paths))
-	return &with, nil
+	return added, nil
 }
 
 // diffHook shows by the operator's program how an output differs from what there

@@ -19,13 +19,6 @@ const (
 	SandboxOff                         // false
 )
 
-// SandboxPath is a file or directory of the machine that builders see.
-type SandboxPath struct {
-	Target   string // where, in the sandbox
-	Source   string // what
-	Optional bool   // that it is missing is no error
-}
-
 // Settings are what an attempt can be told. They are the settings of nix.conf
 // of nearly the same names; ARCHITECTURE.md says where each comes from.
 type Settings struct {
@@ -34,8 +27,11 @@ type Settings struct {
 	// It must only be set when a person asked for it by hand.
 	SandboxFallback bool
 	SandboxPaths    []SandboxPath
-	SandboxBuildDir string // where the build directory is in the sandbox; "/build" when empty
-	SandboxShmSize  string // size of /dev/shm as mount(8) takes it; "50%" when empty
+	// AllowedImpureHostDeps are the files and directories of the machine that
+	// derivations may ask for themselves, with all that is below them.
+	AllowedImpureHostDeps []string
+	SandboxBuildDir       string // where the build directory is in the sandbox; "/build" when empty
+	SandboxShmSize        string // size of /dev/shm as mount(8) takes it; "50%" when empty
 	// BuildDir has the build directories on this machine; the store's own state
 	// directory has them when it is empty.
 	BuildDir           string
@@ -56,6 +52,8 @@ type Settings struct {
 	Environ func(name string) (string, bool)
 	Fetch   FetchSettings
 	Hooks   Hooks
+	// UserNetwork is for builders that have a network.
+	UserNetwork UserNetworkSettings
 }
 
 // Machine is what attempts have in common. All fields must be set. It is safe

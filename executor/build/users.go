@@ -2,6 +2,7 @@ package build
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,18 +44,21 @@ type Users struct {
 	gid      int    // of the group
 	pool     string // directory of the locks
 	firstID  int
-	idCount  int
+	slots    int
 	own      bool
 	mu       sync.Mutex
 	lastSlot int
 }
 
-// Where automatically allocated ids begin and how many one build may have: the
-// same as Nix's auto-allocate-uids, so that the two never use one id at a time.
+// autoIDsPer is how many automatically allocated ids each build has: the same as
+// with Nix's auto-allocate-uids, so that the two never use one id at a time.
+const autoIDsPer = 65536
+
+// The ids that are allocated where nobody says which: those of start-id and
+// id-count in Nix.
 const (
-	autoFirstID   = 872415232
-	autoIDsPer    = 65536
-	autoSlotCount = 128
+	autoFirstID = 872415232
+	autoIDCount = autoIDsPer * 128
 )
 
 // UsersConfig says where build users come from.
@@ -62,6 +66,10 @@ type UsersConfig struct {
 	// Group is the name of the group whose members are the build users; where
 	// there is no such group, ids are allocated that belong to nobody.
 	Group string
+	// Auto allocates ids even if there is such a group, and FirstID and IDCount say
+	// which; 0 for those that Nix uses.
+	Auto             bool
+	FirstID, IDCount int
 	// StateDir is the machine's Nix state directory (not a chroot store's): the
 	// locks are below it.
 	StateDir string
@@ -82,7 +90,7 @@ func NewUsers(c UsersConfig) (*Users, error) {
 		c.PasswdFile = "/etc/passwd"
 	}
 	u := &Users{}
-	if c.Group != "" {
+	if c.Group != "" && !c.Auto {
 		group, err := findGroup(c.GroupFile, c.Group)
 		if err != nil {
 			return nil, err
@@ -104,13 +112,39 @@ func NewUsers(c UsersConfig) (*Users, error) {
 		}
 	}
 	if u.members == nil {
-		u.firstID, u.idCount = autoFirstID, autoIDsPer*autoSlotCount
+		u.firstID, u.slots = cmp.Or(c.FirstID, autoFirstID), cmp.Or(c.IDCount, autoIDCount)/autoIDsPer
+		if u.slots < 1 {
+			return nil, fmt.Errorf("id-count is %d, which is not enough for one build: each has %d ids", c.IDCount, autoIDsPer)
+		}
 		u.pool = filepath.Join(c.StateDir, "userpool2")
+		if err := u.belongToNobody(c.PasswdFile, c.GroupFile); err != nil {
+			return nil, err
+		}
 	}
 	if err := os.MkdirAll(u.pool, 0o755); err != nil {
 		return nil, fmt.Errorf("create directory of build user locks: %w", err)
 	}
 	return u, nil
+}
+
+// belongToNobody checks that no account has one of the ids.
+func (u *Users) belongToNobody(files ...string) error {
+	for _, file := range files {
+		err := eachLine(file, func(fields []string) error {
+			if len(fields) < 3 {
+				return nil
+			}
+			id, err := strconv.Atoi(fields[2])
+			if err == nil && id >= u.firstID && id < u.firstID+u.slots*autoIDsPer {
+				return fmt.Errorf("auto-allocated id %d clashes with the account '%s': give builds other ids by start-id and id-count", id, fields[0])
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // GroupID is the id of the group of that name, 0 when there is none: the store
@@ -175,8 +209,8 @@ func (u *Users) try() (*User, error) {
 		}
 		return nil, nil
 	}
-	for i := range autoSlotCount {
-		slot := (u.lastSlot + i) % autoSlotCount
+	for i := range u.slots {
+		slot := (u.lastSlot + i) % u.slots
 		lock, err := tryLock(filepath.Join(u.pool, fmt.Sprintf("slot-%d", slot)))
 		if err != nil {
 			return nil, err

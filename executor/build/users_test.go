@@ -80,7 +80,7 @@ func TestUsersAreExclusive(t *testing.T) {
 }
 
 func TestAllocatedUsers(t *testing.T) {
-	u := &Users{firstID: autoFirstID, pool: t.TempDir()}
+	u := &Users{firstID: autoFirstID, slots: 2, pool: t.TempDir()}
 	a, err := u.Acquire(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
