@@ -1,0 +1,153 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/kilnbuild/kiln/mountns"
+	"github.com/kilnbuild/kiln/sandbox"
+)
+
+// UserNetworkMode says whether sandboxed builders that have a network get it
+// through a user-mode network stack.
+type UserNetworkMode uint8
+
+// The values of the setting `user-network`.
+const (
+	UserNetworkAuto    UserNetworkMode = iota // auto: where that can be had
+	UserNetworkRequire                        // require
+	UserNetworkOff                            // off: they have the machine's
+)
+
+// UserNetworkSettings are the settings about it.
+type UserNetworkSettings struct {
+	Mode    UserNetworkMode
+	Program string // file of pasta or slirp4netns; "" looks for it in PATH
+}
+
+const resolvConf = "/etc/resolv.conf"
+
+// separateNetwork gives a builder that has the machine's network one of its own
+// with a user-mode network stack, if it is wanted and can be had.
+func (r *run) separateNetwork(ctx context.Context) error {
+	spec, s := r.spec, r.settings.UserNetwork
+	if spec.Isolation != sandbox.Full || spec.Network != sandbox.NetworkHost || s.Mode == UserNetworkOff {
+		return nil
+	}
+	n, err := r.userNetwork(ctx)
+	if err != nil {
+		var none *sandbox.UserNetworkError
+		switch {
+		case !errors.As(err, &none):
+			return err
+		case s.Mode == UserNetworkRequire:
+			return fmt.Errorf("cannot build '%s' as `user-network = require` wants it: %w", r.attempt.DrvPath, err)
+		}
+		spec.NetworkFallback = err.Error()
+		return nil
+	}
+	text, err := readResolvConf()
+	if err != nil {
+		return err
+	}
+	useNetwork(spec, n, text)
+	return nil
+}
+
+// userNetwork finds a stack. A *sandbox.UserNetworkError says why there is none.
+func (r *run) userNetwork(ctx context.Context) (sandbox.UserNetwork, error) {
+	s := r.settings.UserNetwork
+	if s.Mode == UserNetworkAuto {
+		needs := proxies(r.spec.Env)
+		if r.attempt.Drv.IsBuiltin() {
+			needs = r.settings.Fetch.needs()
+		}
+		if i := slices.IndexFunc(needs, onLoopback); i >= 0 {
+			return sandbox.UserNetwork{}, &sandbox.UserNetworkError{
+				Reason: fmt.Sprintf("the builder uses '%s', which is on the machine's loopback interface", needs[i]),
+			}
+		}
+	}
+	return r.machine.Launcher.UserNetwork(ctx, s.Program)
+}
+
+// useNetwork makes a stack the network of a builder. resolv is the text of the
+// machine's resolv.conf.
+func useNetwork(spec *sandbox.Spec, n sandbox.UserNetwork, resolv string) {
+	spec.Network, spec.UserNetwork = sandbox.NetworkUser, n
+	text, changed := n.ResolvConf(resolv)
+	if !changed {
+		return
+	}
+	// What somebody has put there by sandbox-paths stays.
+	i := slices.IndexFunc(spec.Mounts, func(m mountns.Mount) bool { return m.Target == resolvConf && m.Source == resolvConf && m.Follow })
+	if i < 0 {
+		return
+	}
+	spec.Mounts = slices.Delete(spec.Mounts, i, i+1)
+	spec.Tree = append(spec.Tree, sandbox.File(resolvConf, 0o644, text))
+}
+
+// readResolvConf reads the machine's file. One that is missing counts as empty.
+func readResolvConf() (string, error) {
+	const most = 64 << 10 // bytes
+	f, err := os.Open(resolvConf)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, most))
+	return string(text), err
+}
+
+// proxies are the proxies that an environment names.
+func proxies(env []string) (urls []string) {
+	for _, e := range env {
+		name, value, _ := strings.Cut(e, "=")
+		switch strings.ToLower(name) {
+		case "http_proxy", "https_proxy", "ftp_proxy", "all_proxy":
+			urls = append(urls, value)
+		}
+	}
+	return urls
+}
+
+// needs are what builtin:fetchurl has to reach besides what it is asked for.
+func (s *FetchSettings) needs() []string {
+	urls := append([]string{s.Proxy.HTTP, s.Proxy.HTTPS}, s.HashedMirrors...)
+	if s.AllowLoopback {
+		urls = append(urls, "localhost") // by allow-loopback-downloads
+	}
+	return urls
+}
+
+// onLoopback tells whether a URL, or a proxy without a scheme, is on the loopback
+// interface as far as its text tells.
+func onLoopback(text string) bool {
+	if text == "" {
+		return false
+	}
+	if !strings.Contains(text, "://") {
+		text = "http://" + text
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		return false // whoever uses it will say so
+	}
+	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && (addr.Unmap().IsLoopback() || addr.IsUnspecified())
+}
