@@ -200,45 +200,70 @@ func (r *request) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Der
 	if out != nil {
 		return *out
 	}
-	if rejection := r.admissible(drvPath, drv, options); rejection != nil {
+	rejection := r.admissible(drvPath, drv, options)
+	if rejection != nil && !r.mayPassOn(drvPath, mode) {
 		return failure(rejection)
 	}
 	closure, err := r.closures.of(ctx, inputs)
 	if err != nil {
 		return outcome{err: fmt.Errorf("inputs of '%s': %w", r.print(drvPath), err)}
 	}
-	return r.attempt(ctx, drv, kind, &build.Attempt{
+	attempt := &build.Attempt{
 		DrvPath: drvPath, Drv: &drv.BasicDerivation, Options: options, Closure: closure, Mode: mode, Log: r.log,
 		Realise: kind != nix.Impure && r.recordsRealisations(drvPath),
-	})
+	}
+	where := places{here: rejection == nil, elsewhere: r.mayPassOn(drvPath, mode) && (rejection != nil || !options.PreferLocalBuild)}
+	for {
+		out := r.attempt(ctx, drv, kind, attempt, where)
+		if out == nil { // to be asked again
+			if out := r.awaitMachine(ctx, drvPath); out != nil {
+				return *out
+			}
+			continue
+		}
+		if out.err == nil && out.result.Status == nix.StatusInputRejected && rejection != nil {
+			return failure(rejection)
+		}
+		return *out
+	}
 }
 
-// attempt builds under the locks of the outputs.
-func (r *request) attempt(ctx context.Context, drv *nix.Derivation, kind nix.OutputKind, attempt *build.Attempt) outcome {
+// attempt builds under the locks of the outputs, here or elsewhere. It gives nil if
+// there is no machine at the moment.
+func (r *request) attempt(ctx context.Context, drv *nix.Derivation, kind nix.OutputKind, attempt *build.Attempt, where places) *outcome {
 	st, drvPath := r.executor.store, attempt.DrvPath
 	known, err := r.knownOutputs(ctx, drvPath, drv, attempt.Mode)
 	if err != nil {
-		return outcome{err: err}
+		return &outcome{err: err}
 	}
 	locks, err := st.LockPaths(ctx, known.lockNames(drvPath), func(path string) {
 		r.event(nix.EventWaiting, drvPath, fmt.Sprintf("waiting for lock on '%s'", path))
 	})
 	if err != nil {
-		return outcome{err: err}
+		return &outcome{err: err}
 	}
 	defer locks.Release()
 
 	// Somebody else may have built it while we waited.
 	if known, err = r.knownOutputs(ctx, drvPath, drv, attempt.Mode); err != nil {
-		return outcome{err: err}
+		return &outcome{err: err}
 	}
 	if out, err := r.nothingToBuild(ctx, drvPath, known, nix.AllOutputs, kind, attempt.Mode); out != nil || err != nil {
 		if err != nil {
-			return outcome{err: err}
+			return &outcome{err: err}
 		}
-		return *out
+		return out
 	}
 	attempt.Known = known
+	if where.elsewhere {
+		if out, declined := r.passOn(ctx, drv, attempt, where.here); !declined {
+			return out
+		}
+	}
+	if !where.here {
+		out := failure(nix.BuildErrorf(nix.StatusInputRejected, "no machine builds '%s'", r.print(drvPath)))
+		return &out
+	}
 
 	rounds := 1
 	if attempt.Mode == nix.BuildCheck {
@@ -250,7 +275,7 @@ func (r *request) attempt(ctx context.Context, drv *nix.Derivation, kind nix.Out
 			out.result.TimesBuilt = times
 		}
 		if times == rounds || out.err != nil || !out.result.Status.Success() {
-			return out
+			return &out
 		}
 	}
 }

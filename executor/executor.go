@@ -7,8 +7,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/kilnbuild/kiln/executor/build"
+	"github.com/kilnbuild/kiln/executor/hook"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/nix/drvopts"
@@ -37,6 +39,11 @@ type Settings struct {
 	LogTail bool
 	// ExperimentalFeatures are those of Nix that are on.
 	ExperimentalFeatures conf.Features
+	// BuildHook passes builds on to other machines; nil for none. It stays the
+	// caller's. PollInterval is how long to wait until one that had no machine free
+	// is asked again.
+	BuildHook    *hook.Pool
+	PollInterval time.Duration
 	// Attempt are the settings of a single attempt.
 	Attempt build.Settings
 }

@@ -7,6 +7,9 @@ type slots chan struct{}
 
 func newSlots(n int) slots { return make(slots, n) }
 
+// free tells whether there is one at the moment.
+func (s slots) free() bool { return len(s) < cap(s) }
+
 // acquire takes a slot. The release function may be called more than once.
 func (s slots) acquire(ctx context.Context) (release func(), err error) {
 	select {

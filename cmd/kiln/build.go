@@ -99,7 +99,7 @@ func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string)
 		}
 		screen := newScreen(st.Dir(), g, flags, c.settings.LogLines)
 		defer screen.Close()
-		x, closeExecutor, err := c.executor(st, screen.ShowsLogs())
+		x, closeExecutor, err := c.executor(st, g.verbose, screen.ShowsLogs())
 		if err != nil {
 			return err
 		}

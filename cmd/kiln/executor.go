@@ -17,7 +17,7 @@ import (
 
 // executor wires an executor for a store together. The function that it returns
 // closes it and everything that was made for it.
-func (c *configuration) executor(st *local.Store, showsLogs bool) (*executor.Executor, func() error, error) {
+func (c *configuration) executor(st *local.Store, verbose int, showsLogs bool) (*executor.Executor, func() error, error) {
 	s := c.settings
 	users, err := build.NewUsers(c.usersConfig())
 	if err != nil {
@@ -26,6 +26,10 @@ func (c *configuration) executor(st *local.Store, showsLogs bool) (*executor.Exe
 	self, err := os.Executable()
 	if err != nil {
 		return nil, nil, fmt.Errorf("find the file of this program, which runs builtin builders: %w", err)
+	}
+	passOn, err := c.buildHook(verbose)
+	if err != nil {
+		return nil, nil, err
 	}
 	launcher := sandbox.NewLauncher()
 	x := executor.New(st, &build.Machine{Store: st, Launcher: launcher, Users: users, Self: self}, executor.Settings{
@@ -36,9 +40,17 @@ func (c *configuration) executor(st *local.Store, showsLogs bool) (*executor.Exe
 		SystemFeatures:       s.SystemFeatures,
 		LogTail:              !showsLogs,
 		ExperimentalFeatures: s.ExperimentalFeatures,
+		BuildHook:            passOn,
+		PollInterval:         s.PollInterval,
 		Attempt:              c.attemptSettings(),
 	})
-	return x, func() error { return errors.Join(x.Close(), launcher.Close()) }, nil
+	return x, func() error {
+		err := x.Close()
+		if passOn != nil {
+			passOn.Close()
+		}
+		return errors.Join(err, launcher.Close())
+	}, nil
 }
 
 func (c *configuration) attemptSettings() build.Settings {

@@ -10,9 +10,9 @@ import (
 // one is told, since a build may otherwise not be what they think it is.
 var notYet = []string{
 	"use-cgroups", "require-limits",
-	"builders", "external-builders",
+	"external-builders",
 	"secret-key-files", "sync-before-registering", "substituters",
-	"fallback", "min-free", "max-free",
+	"min-free", "max-free",
 }
 
 // warnNotYet gives a warning for each setting that somebody gave and that does

@@ -271,7 +271,7 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 		return err
 	}
 	defer pty.Close()
-	logFile, err := r.createLog()
+	logFile, err := createLog(r.machine, a, s)
 	if err != nil {
 		return err
 	}
@@ -315,18 +315,6 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 	}
 	return failed
 }
-
-// createLog opens the log that is kept in the store.
-func (r *run) createLog() (io.WriteCloser, error) {
-	if r.settings.DiscardLog {
-		return discardedLog{io.Discard}, nil
-	}
-	return r.machine.Store.CreateLog(r.attempt.DrvPath)
-}
-
-type discardedLog struct{ io.Writer }
-
-func (discardedLog) Close() error { return nil }
 
 // startFailed sorts out why there is no builder.
 func (r *run) startFailed(err error, log io.Writer) error {

@@ -8,6 +8,20 @@ import (
 	"github.com/kilnbuild/kiln/nix/logline"
 )
 
+// logFile is the log that is kept in the store.
+type logFile = io.WriteCloser
+
+func createLog(m *Machine, a *Attempt, s *Settings) (logFile, error) {
+	if s.DiscardLog {
+		return discardedLog{io.Discard}, nil
+	}
+	return m.Store.CreateLog(a.DrvPath)
+}
+
+type discardedLog struct{ io.Writer }
+
+func (discardedLog) Close() error { return nil }
+
 // logTail keeps the last lines of a log in bounded memory, for the message of a
 // failure. A carriage return in a line starts it again, as on a terminal.
 type logTail struct {

@@ -30,12 +30,17 @@ type Settings struct {
 	KeepGoing            bool
 	LogLines             int
 	ImpureEnv            map[string]string
-	PreBuildHook         string
-	PostBuildHook        string
-	DiffHook             string // "" if there is none
-	RunDiffHook          bool
-	HookTimeout          time.Duration // 0: no limit
-	RequireLimits        bool
+	Builders             string
+	BuildHook            []string
+
+	BuildersUseSubstitutes bool
+	BuildHookKillTimeout   time.Duration
+	PreBuildHook           string
+	PostBuildHook          string
+	DiffHook               string // "" if there is none
+	RunDiffHook            bool
+	HookTimeout            time.Duration // 0: no limit
+	RequireLimits          bool
 
 	// The sandbox.
 	Sandbox                 SandboxMode

@@ -179,7 +179,7 @@ func TestSetWarns(t *testing.T) {
 			"unknown experimental feature 'bar'", "unknown experimental feature 'foo'",
 			"experimental feature 'no-url-literals' has been stabilized and renamed; use 'lint-url-literals = fatal' setting instead",
 		}, "nix-command"},
-		{"builders", "ssh://mac", []string{"setting 'builders' is not supported by kiln and has no effect"}, "ssh://mac"},
+		{"plugin-files", "/x.so", []string{"setting 'plugin-files' is not supported by kiln and has no effect"}, "/x.so"},
 		{"builders", "", nil, ""},
 		{"builders", "@/nonexistent/machines", nil, "@/nonexistent/machines"}, // the default
 		{"repeat", "0", nil, "0"},

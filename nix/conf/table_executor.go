@@ -87,6 +87,30 @@ var executorSettings = []Definition{
 		field: func(s *Settings) value { return dict{&s.ImpureEnv} },
 	},
 	{
+		Name: "builders", Type: TypeString, Wire: WireOverride, Untrusted: EmptyOK,
+		DefaultText: "`@machines` in the configuration directory", defaultFor: defaultBuilders,
+		Doc: "The machines that builds are passed on to, or `@` and a file that lists them, in the form that real Nix's " +
+			"`nix __build-remote` reads. Where there are any, every build is offered to them first, but for those that " +
+			"say `preferLocalBuild`. If the file does not exist or lists none, everything is built here.",
+		field: func(s *Settings) value { return plain{&s.Builders} },
+	},
+	{
+		Name: "builders-use-substitutes", Type: TypeBool, Default: "false", Wire: WireOverride,
+		Doc:   "Let the machines of `builders` substitute what they need, in place of copying it to them. `build-hook` is told.",
+		field: func(s *Settings) value { return boolean{&s.BuildersUseSubstitutes} },
+	},
+	{
+		Name: "build-hook", Type: TypeList, Default: "nix __build-remote", Wire: WireOverride,
+		Doc: "The program, with its arguments, that passes builds on to `builders`: that of a real Nix. It is only run " +
+			"where there are any.",
+		field: func(s *Settings) value { return list{&s.BuildHook} },
+	},
+	{
+		Name: "build-hook-kill-timeout", Type: TypeMilliseconds, Default: "500", Wire: WireOverride,
+		Doc:   "How many milliseconds a build hook may take to end after it was told to, before it is killed.",
+		field: func(s *Settings) value { return milliseconds(&s.BuildHookKillTimeout) },
+	},
+	{
 		Name: "pre-build-hook", Type: TypeString, Wire: WireOverride,
 		Doc: "A program that is run before each build with the derivation's path, and in a sandboxed build the root of the " +
 			"sandbox. What it prints after a line `extra-sandbox-paths`, up to an empty line, is added to the sandbox of " +

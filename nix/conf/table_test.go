@@ -82,7 +82,7 @@ func TestEverySettingOfNixIsKnown(t *testing.T) {
 var deliberate = map[string]struct{ value, reason string }{
 	"sandbox-fallback": {"false", "kiln builds without a sandbox only if somebody says so by hand"},
 	"sandbox-paths":    {"", "Nix has the shell in it that its distributor chose; kiln comes without one"},
-	"build-hook":       {"", "kiln passes no builds on"},
+	"build-hook":       {"nix __build-remote", "kiln is not installed with a Nix, and takes the one in PATH"},
 }
 
 func TestDefaultsAreThoseOfNix(t *testing.T) {

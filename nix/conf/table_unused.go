@@ -5,16 +5,6 @@ package conf
 // does so.
 var unusedSettings = []Definition{
 	// What kiln doesn't do.
-	{Name: "build-hook", Type: TypeList, Status: Unsupported, Wire: WireOverride,
-		Doc: "The program that Nix starts to pass builds on to other machines."},
-	{Name: "build-hook-kill-timeout", Type: TypeMilliseconds, Default: "500", Status: Ignored, Wire: WireOverride,
-		Doc: "How many milliseconds Nix lets an interrupted build hook live."},
-	{Name: "builders", Type: TypeString, Status: Unsupported, Wire: WireOverride, Untrusted: EmptyOK,
-		DefaultText: "`@machines` in the configuration directory", defaultFor: defaultBuilders,
-		Doc: "The machines that Nix passes builds on to, or `@` and a file that lists them. kiln builds on the machine " +
-			"that it runs on."},
-	{Name: "builders-use-substitutes", Type: TypeBool, Default: "false", Status: Ignored, Wire: WireOverride,
-		Doc: "Whether the machines of `builders` may substitute."},
 	{Name: "darwin-log-sandbox-violations", Type: TypeBool, Default: "false", Status: Unsupported, Wire: WireOverride,
 		Doc: "Whether macOS logs what its sandbox forbids."},
 	{Name: "external-builders", Type: TypeJSON, Default: "[]", Status: Unsupported, Wire: WireOverride,
