@@ -163,6 +163,7 @@ func (x *comparison) step(name string, s step) {
 		x.damage(side, s.Damage)
 		o := run(x.t, side.build(x.t, options, flags, targets...))
 		slices.Sort(o.stdout)
+		x.t.Logf("%s: %s exits with %d:\n%s", name, side.name, o.exit, ending(o.stderr))
 		outcomes = append(outcomes, o)
 		x.exits = append(x.exits, fmt.Sprint(o.exit))
 		for _, pattern := range says {
@@ -188,6 +189,15 @@ func (x *comparison) step(name string, s step) {
 		}
 		x.same(side, "printed", name+": the printed paths", nix.stdout, outcomes[i+1].stdout)
 	}
+}
+
+// ending is the end of a text, as much as a person reads of it.
+func ending(text string) string {
+	const most = 4000
+	if len(text) > most {
+		text = "…" + text[len(text)-most:]
+	}
+	return text
 }
 
 // forgetRoots removes the empty files that processes of real Nix leave, so that

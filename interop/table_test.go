@@ -43,7 +43,7 @@ func (r *report) String() string {
 	if len(r.rows) == 0 {
 		return ""
 	}
-	slices.SortFunc(r.rows, func(a, b row) int { return strings.Compare(a.derivation, b.derivation) })
+	slices.SortStableFunc(r.rows, func(a, b row) int { return strings.Compare(a.derivation, b.derivation) })
 	width := len("derivation")
 	for i, row := range r.rows {
 		if len(row.derivation) > 60 {
