@@ -50,11 +50,25 @@ in
     in same { after = "${first.drvPath}"; inherit first; } "echo second; ${print}"
   );
 
-  network = case "such a builder sees the machine's network" (fixed "network" "flat" "sha256" (builtins.hashString "sha256" text) ''
-    tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | sort
-    test -z "$HIDDEN"
-    ${print}
-  '');
+  network = {
+    why = "such a builder sees a network";
+    build = [ (fixed "network" "flat" "sha256" (builtins.hashString "sha256" text) ''
+      tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | sort
+      test $(tail -n +3 /proc/net/dev | wc -l) -gt 1 || test ! -e /etc/resolv.conf
+      test -z "$HIDDEN"
+      ${print}
+    '') ];
+    ignore = { log = "with kiln it is one of the builder's own"; };
+  };
+
+  network-of-the-machine = {
+    why = "without that, it sees the machine's network";
+    options = { user-network = "off"; };
+    build = [ (fixed "network-of-the-machine" "flat" "sha256" (builtins.hashString "sha256" text) ''
+      tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | sort
+      ${print}
+    '') ];
+  };
 
   checked-flag = case "the builder can see that its output is checked" (fixed "checked-flag" "flat" "sha256" (builtins.hashString "sha256" "1\n") "echo $NIX_OUTPUT_CHECKED > $out");
 
