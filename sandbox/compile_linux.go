@@ -107,7 +107,7 @@ func (c *compiler) names() {
 // nothing against what still comes.
 func (c *compiler) restrict() {
 	s := c.s
-	if s.Isolation == Full {
+	if s.Isolation == Full && !s.Users.many() {
 		c.dropBoundingSet()
 	}
 	if !s.AllowNewPrivileges {
@@ -154,7 +154,7 @@ func (c *compiler) become() {
 		c.p.Add("drop supplementary groups", call("setgroups", unix.SYS_SETGROUPS), program.Number(0), program.Null)
 		c.ids(u.OutsideUID, u.OutsideGID)
 	}
-	if c.s.Isolation == Full {
+	if c.s.Isolation == Full && !u.many() {
 		header, data := make([]byte, 8), make([]byte, 24)
 		binary.NativeEndian.PutUint32(header, unix.LINUX_CAPABILITY_VERSION_3)
 		c.p.Add("give up all capabilities", call("capset", unix.SYS_CAPSET), program.Bytes(header, "{_LINUX_CAPABILITY_VERSION_3}"), program.Bytes(data, "{0}"))
@@ -173,7 +173,7 @@ func (c *compiler) ids(uid, gid int) {
 const landlockScopes = 6
 
 func (c *compiler) landlock() {
-	if c.s.Isolation != Full || c.f.LandlockABI < landlockScopes || c.s.AllowNewPrivileges {
+	if c.s.Isolation != Full || c.f.LandlockABI < landlockScopes || c.s.AllowNewPrivileges || c.s.Users.many() {
 		return
 	}
 	c.scope()
@@ -196,7 +196,7 @@ func (s *Spec) ruleSets() ruleSet {
 		return 0
 	}
 	sets := rulesSetID
-	if s.Isolation == Full && !s.AllowNewPrivileges {
+	if s.Isolation == Full && !s.AllowNewPrivileges && !s.Users.many() {
 		sets |= rulesKernel
 		if !s.AllowUserNS {
 			sets |= rulesUserNS

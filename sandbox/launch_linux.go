@@ -29,8 +29,6 @@ type Launcher struct {
 	// Whether user namespaces can be made, once that was tried.
 	userNSKnown bool
 	userNSErr   error
-	// Stacks that were seen to work.
-	userNetworks map[UserNetwork]bool
 }
 
 // NewLauncher makes a launcher. No process is started yet.
@@ -116,8 +114,12 @@ func (l *Launcher) Start(ctx context.Context, s *Spec, stdio Stdio) (*Process, e
 	request := launcher.Request{CloneFlags: s.cloneFlags()}
 	if s.Isolation == Full && s.Users.Namespace {
 		request.MapIDs = 1
-		request.UIDMap = [3]uint64{uint64(s.Users.InsideUID), uint64(s.Users.OutsideUID), 1}
-		request.GIDMap = [3]uint64{uint64(s.Users.InsideGID), uint64(s.Users.OutsideGID), 1}
+		count := uint64(max(s.Users.Count, 1))
+		request.UIDMap = [3]uint64{uint64(s.Users.InsideUID), uint64(s.Users.OutsideUID), count}
+		request.GIDMap = [3]uint64{uint64(s.Users.InsideGID), uint64(s.Users.OutsideGID), count}
+		if s.Users.many() {
+			request.KeepGroups = 1
+		}
 	}
 	if s.Isolation == Full && s.Live != "" {
 		request.Siblings = 1

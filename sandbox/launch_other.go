@@ -56,6 +56,11 @@ func (l *Launcher) UserNetwork(context.Context, string) (UserNetwork, error) {
 	return UserNetwork{}, &UserNetworkError{Reason: "programs are isolated on Linux only"}
 }
 
+// TryUserNetwork says that there is none.
+func (l *Launcher) TryUserNetwork(context.Context, UserNetwork) error {
+	return &UserNetworkError{Reason: "programs are isolated on Linux only"}
+}
+
 // KillUser does nothing: here programs run as the user that kiln runs as.
 func (l *Launcher) KillUser(context.Context, int) error { return nil }
 

@@ -197,6 +197,9 @@ func (p *prober) namespaces() {
 func (p *prober) userNetwork() {
 	c := Check{Name: "user-mode network", OK: true}
 	n, err := p.l.UserNetwork(p.ctx, "")
+	if err == nil {
+		err = p.l.TryUserNetwork(p.ctx, n)
+	}
 	var network *UserNetworkError
 	switch {
 	case err == nil:

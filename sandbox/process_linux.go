@@ -39,9 +39,10 @@ type Process struct {
 }
 
 // Wait waits for the end of the program, with everything that it started if it is
-// isolated, and of its network. An error that wraps ErrInterrupted says that the
-// end is not known. A *UserNetworkError says that the program was killed because
-// its network had ended; that can be tried again.
+// isolated. The stack of its network is killed by then, and gone soon, at the latest
+// when the launcher is closed. An error that wraps ErrInterrupted says that the end is
+// not known. A *UserNetworkError says that the program was killed because its network
+// had ended; that can be tried again.
 func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	select {
 	case <-p.over():
@@ -54,7 +55,7 @@ func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	return p.exit, p.err
 }
 
-// over is closed when the program has ended, and its network.
+// over is closed when the program has ended and there is no network for it any more.
 func (p *Process) over() <-chan struct{} {
 	if p.network != nil {
 		return p.network.over

@@ -35,7 +35,11 @@ func report(s *Spec, f Facts) Report {
 	filter := choose(sets != 0, "filter", "none")
 	r.layer("seccomp", filter, filter, describeSets(sets))
 	r.layer("no_new_privs", choose(!s.AllowNewPrivileges, yes, no), choose(!s.AllowNewPrivileges, yes, no), "")
-	r.layer("capabilities", choose(wanted, "none", host), choose(full, "none", host), s.Fallback)
+	if full && s.Users.many() {
+		r.layer("capabilities", "its own namespace", "its own namespace", "it is the root of its namespace")
+	} else {
+		r.layer("capabilities", choose(wanted, "none", host), choose(full, "none", host), s.Fallback)
+	}
 	r.landlock(s, f)
 	r.layer("cgroup", "not asked for", "none", "")
 
@@ -84,6 +88,9 @@ func (r *Report) user(s *Spec) {
 		r.layer("user mapping", "none", "none", fmt.Sprintf("runs as %d:%d", u.OutsideUID, u.OutsideGID))
 	case u.Namespace:
 		m := fmt.Sprintf("%d:%d is %d:%d outside", u.InsideUID, u.InsideGID, u.OutsideUID, u.OutsideGID)
+		if u.many() {
+			m += fmt.Sprintf(", and so are the %d ids from there on", u.Count)
+		}
 		r.layer("user namespace", private, private, m)
 	default:
 		r.layer("user namespace", private, host, fmt.Sprintf("this machine has no user namespaces for us; runs as %d:%d", u.OutsideUID, u.OutsideGID))
@@ -93,7 +100,7 @@ func (r *Report) user(s *Spec) {
 func (r *Report) landlock(s *Spec, f Facts) {
 	const scope = "abstract sockets and signals"
 	switch {
-	case s.Isolation != Full || s.AllowNewPrivileges:
+	case s.Isolation != Full || s.AllowNewPrivileges || s.Users.many():
 		r.layer("landlock", "none", "none", "")
 	case f.LandlockABI >= landlockScopes:
 		r.layer("landlock", scope, scope, fmt.Sprintf("ABI %d", f.LandlockABI))

@@ -47,7 +47,7 @@ func inScene(t *testing.T, f func(t *testing.T, s *scene)) {
 		return
 	}
 	if !testenv.Root() {
-		n, err := newLauncher(t).UserNetwork(t.Context(), "")
+		n, err := tryProgram(t, newLauncher(t), "")
 		checkProbe(t, n, err)
 		t.Skipf("only root can make a scene; what the probe found here is %v, %v", n, err)
 	}

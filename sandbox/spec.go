@@ -79,7 +79,14 @@ type Users struct {
 	OutsideGID int  `json:"outsideGID"`
 	InsideUID  int  `json:"insideUID"`
 	InsideGID  int  `json:"insideGID"`
+	// Count is how many users and as many groups a program has, in a Namespace, from
+	// these on; 0 stands for one. With more than one it is the root of its
+	// namespace: it keeps its capabilities there, and may make others.
+	Count int `json:"count,omitempty"`
 }
+
+// many tells whether a program has more than one user.
+func (u Users) many() bool { return u.Count > 1 }
 
 // Personality is the execution domain (personality(2)). Addresses are never
 // randomised.

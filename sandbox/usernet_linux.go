@@ -16,15 +16,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wayOut is a stack that serves a program. It ends with that one, and that one
-// with it: a program that has lost its network would wait for answers for long.
+// wayOut is a stack that serves a program. It is killed when that one ends, and that
+// one when it ends: a program that has lost its network would wait for answers for
+// long.
 type wayOut struct {
 	network UserNetwork
 	stack   *Process
-	ready   *os.File // has something to be read when the stack is ready
-	says    *os.File // what the stack says, for messages
-	over    chan struct{}
-	lost    error // that the stack ended first; good when over is closed
+	ready   *os.File      // has something to be read when the stack is ready
+	says    *os.File      // what the stack says, for messages
+	over    chan struct{} // closed when the program has ended and the stack is killed
+	lost    error         // that the stack ended first; good when over is closed
 }
 
 // launchNetworked is launch for a program that waits for a user-mode network,
@@ -232,10 +233,11 @@ func (w *wayOut) words() string {
 
 // watch ends the stack with the program p, or p with the stack.
 func (w *wayOut) watch(p *Process) {
-	defer close(w.over)
 	select {
 	case <-p.exited:
 		w.stack.Kill()
+		close(w.over)
+		// It does nothing any more, but the kernel takes long over its interface.
 		<-w.stack.exited
 	case <-w.stack.exited:
 		p.Kill()
@@ -243,6 +245,7 @@ func (w *wayOut) watch(p *Process) {
 		if p.err == nil && p.exit.Signal == unix.SIGKILL {
 			w.lost = fmt.Errorf("'%s' lost its network and was killed: %w", p.name, w.ended())
 		}
+		close(w.over)
 	}
 	closeFiles([]*os.File{w.ready, w.says})
 }

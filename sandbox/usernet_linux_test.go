@@ -37,15 +37,26 @@ func eachStack(t *testing.T, f func(t *testing.T, s *scene, l *Launcher, n UserN
 	inScene(t, func(t *testing.T, s *scene) {
 		for _, program := range stacks(t) {
 			l := newLauncher(t)
-			n, err := l.UserNetwork(t.Context(), program)
+			n, err := tryProgram(t, l, program)
 			if err != nil {
 				t.Fatalf("%s: %v", program, err)
 			}
 			t.Logf("%s, %s", t.Name(), program)
 			f(t, s, l, n)
+			must(t, l.Close())
 			noStacks(t)
 		}
 	})
+}
+
+// tryProgram finds out whether a stack works.
+func tryProgram(t *testing.T, l *Launcher, program string) (UserNetwork, error) {
+	t.Helper()
+	n, err := l.UserNetwork(t.Context(), program)
+	if err == nil {
+		err = l.TryUserNetwork(t.Context(), n)
+	}
+	return n, err
 }
 
 // stackProcesses are the stacks whose way out is the scene.
@@ -215,8 +226,7 @@ func noNamespace(t *testing.T, ns string) {
 	}
 }
 
-// TestUserNetworkEnds ends a program, its launcher or its stack: the others are
-// gone when the end is known.
+// TestUserNetworkEnds ends a program, its launcher or its stack: the others end too.
 func TestUserNetworkEnds(t *testing.T) {
 	eachStack(t, func(t *testing.T, _ *scene, _ *Launcher, n UserNetwork) {
 		var lost *UserNetworkError
@@ -251,10 +261,10 @@ func TestUserNetworkEnds(t *testing.T) {
 			if !c.good(exit, err) {
 				t.Errorf("%s: it ended with %v, %v", c.name, exit, err)
 			}
-			if state := processState(stack); state != "" && state != "Z" {
-				t.Errorf("%s: the stack is in state %q when the end is known", c.name, state)
-			}
 			must(t, l.Close())
+			if state := processState(stack); state != "" && state != "Z" {
+				t.Errorf("%s: the stack is in state %q when the launcher is gone", c.name, state)
+			}
 			noStacks(t)
 			b.nothingLeft(t)
 		}
@@ -282,7 +292,7 @@ func TestUserNetworkFails(t *testing.T) {
 			{write("slirp4netns-silent", "#!/bin/sh\nexit 0\n", 0o755), "slirp4netns-silent ended with exit code 0"},
 			{write("pasta-no-program", "#!/missing\n", 0o755), "No such file or directory"},
 		} {
-			_, err := l.UserNetwork(t.Context(), c.program)
+			_, err := tryProgram(t, l, c.program)
 			var network *UserNetworkError
 			if !errors.As(err, &network) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%s: the probe says %v, want %q", c.program, err, c.want)
@@ -297,7 +307,7 @@ func TestUserNetworkFails(t *testing.T) {
 			}
 		}
 
-		n, err := l.UserNetwork(t.Context(), "")
+		n, err := tryProgram(t, l, "")
 		must(t, err)
 		b := newBox(t, "true").networked(n)
 		b.Path = "/missing"
@@ -315,6 +325,7 @@ func TestUserNetworkFails(t *testing.T) {
 		if _, err := l.Start(ctx, newBox(t, "true").networked(slow).Spec, Stdio{}); !errors.Is(err, cancelled) {
 			t.Errorf("start gives %v, want what it was cancelled with", err)
 		}
+		must(t, l.Close())
 		noStacks(t)
 		if left := processesNamed(t, dir); len(left) > 0 {
 			t.Errorf("processes are left: %q", left)
@@ -339,7 +350,7 @@ func processesNamed(t *testing.T, text string) (found []string) {
 func TestNoUserNetwork(t *testing.T) {
 	everyone(t, func(t *testing.T) {
 		l := newLauncher(t)
-		n, err := l.UserNetwork(t.Context(), "")
+		n, err := tryProgram(t, l, "")
 		t.Logf("the probe says %v, %v", n, err)
 		checkProbe(t, n, err)
 		t.Setenv("PATH", t.TempDir())

@@ -17,22 +17,24 @@ import (
 // tunDevice is where a stack gets its end of the interface.
 const tunDevice = "/dev/net/tun"
 
-// UserNetwork finds a user-mode network stack that works here: the given program,
-// or the first of those that are known in PATH if it is "". It is tried on an empty
-// namespace; one that was seen to work is not tried again. A *UserNetworkError says
-// why there is none: it is for the caller to decide what is had instead.
+// UserNetwork finds a user-mode network stack: the given program, or the first of
+// those that are known in PATH if it is "". A *UserNetworkError says why there is
+// none: it is for the caller to decide what is had instead. What can only be found
+// out by starting the stack is found out by Start, or by TryUserNetwork.
 func (l *Launcher) UserNetwork(ctx context.Context, program string) (UserNetwork, error) {
 	n, err := findStack(program)
 	if err != nil {
 		return UserNetwork{}, err
 	}
-	l.mu.Lock()
-	works := l.userNetworks[n]
-	l.mu.Unlock()
-	if works {
-		return n, nil
-	}
 	if err := openTun(); err != nil {
+		return UserNetwork{}, err
+	}
+	var failed *SetupError
+	switch err := l.UserNamespaces(ctx); {
+	case err == nil, os.Geteuid() == 0:
+	case errors.As(err, &failed):
+		return UserNetwork{}, &UserNetworkError{Reason: fmt.Sprintf("%s: %v", failed.Stage, failed.Errno), Remedy: failed.Hint}
+	default:
 		return UserNetwork{}, err
 	}
 	if !hasRules(unix.AF_INET) || hasIPv6() && !hasRules(unix.AF_INET6) {
@@ -41,15 +43,6 @@ func (l *Launcher) UserNetwork(ctx context.Context, program string) (UserNetwork
 			Remedy: "it needs policy routing: CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES",
 		}
 	}
-	if err := l.tryStack(ctx, n); err != nil {
-		return UserNetwork{}, err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.userNetworks == nil {
-		l.userNetworks = make(map[UserNetwork]bool)
-	}
-	l.userNetworks[n] = true
 	return n, nil
 }
 
@@ -111,22 +104,16 @@ func anyoneMayOpen(device string) bool {
 	return unix.Stat(device, &st) == nil && st.Mode&0o006 == 0o006
 }
 
-// tryStack starts a stack for a program that does nothing, as a user whom it would
-// serve.
-func (l *Launcher) tryStack(ctx context.Context, n UserNetwork) error {
+// TryUserNetwork starts a stack for a program that does nothing, run by a user like
+// those whom it would serve. A *UserNetworkError says why that does not work. It
+// takes some tens of milliseconds.
+func (l *Launcher) TryUserNetwork(ctx context.Context, n UserNetwork) error {
 	const nobody = 65534
 	users := Users{Namespace: true, InsideUID: 1000, InsideGID: 100, OutsideUID: os.Geteuid(), OutsideGID: os.Getegid()}
 	if os.Geteuid() == 0 {
 		users.OutsideUID, users.OutsideGID = nobody, nobody
 	}
-	if err := l.UserNamespaces(ctx); err != nil {
-		var setup *SetupError
-		switch {
-		case !errors.As(err, &setup):
-			return err
-		case os.Geteuid() != 0:
-			return &UserNetworkError{Reason: fmt.Sprintf("%s: %v", setup.Stage, setup.Errno), Remedy: setup.Hint}
-		}
+	if l.UserNamespaces(ctx) != nil {
 		users.Namespace = false
 	}
 	s := &Spec{Name: "probe", Isolation: Full, Network: NetworkUser, UserNetwork: n, Users: users}

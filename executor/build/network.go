@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kilnbuild/kiln/internal/rmtree"
 	"github.com/kilnbuild/kiln/mountns"
 	"github.com/kilnbuild/kiln/sandbox"
 )
@@ -43,25 +44,50 @@ func (r *run) separateNetwork(ctx context.Context) error {
 	}
 	n, err := r.userNetwork(ctx)
 	if err != nil {
-		var none *sandbox.UserNetworkError
-		switch {
-		case !errors.As(err, &none):
-			return err
-		case s.Mode == UserNetworkRequire:
-			return fmt.Errorf("cannot build '%s' as `user-network = require` wants it: %w", r.attempt.DrvPath, err)
-		}
-		spec.NetworkFallback = err.Error()
-		return nil
+		return r.withoutNetwork(err)
 	}
 	text, err := readResolvConf()
 	if err != nil {
 		return err
 	}
-	useNetwork(spec, n, text)
+	r.hostSpec = spec
+	r.spec = useNetwork(spec, n, text)
 	return nil
 }
 
-// userNetwork finds a stack. A *sandbox.UserNetworkError says why there is none.
+// withoutNetwork decides what comes of it that there is no stack.
+func (r *run) withoutNetwork(err error) error {
+	var none *sandbox.UserNetworkError
+	switch {
+	case !errors.As(err, &none):
+		return err
+	case r.settings.UserNetwork.Mode == UserNetworkRequire:
+		return fmt.Errorf("cannot build '%s' as `user-network = require` wants it: %w", r.attempt.DrvPath, err)
+	}
+	r.spec.NetworkFallback = err.Error()
+	return nil
+}
+
+// start starts the builder. Whether a stack works shows only now; if it does not,
+// and that is no error, the builder starts with the machine's network.
+func (r *run) start(ctx context.Context, stdio sandbox.Stdio) (*sandbox.Process, error) {
+	p, err := r.machine.Launcher.Start(ctx, r.spec, stdio)
+	var none *sandbox.UserNetworkError
+	if !errors.As(err, &none) {
+		return p, err
+	}
+	r.spec = r.hostSpec
+	if err := r.withoutNetwork(none); err != nil {
+		return nil, err
+	}
+	// No builder has been in there.
+	if err := rmtree.RemoveTree(r.spec.Root); err != nil {
+		return nil, err
+	}
+	return r.machine.Launcher.Start(ctx, r.spec, stdio)
+}
+
+// userNetwork finds a stack, as far as can be told without starting it. A *sandbox.UserNetworkError says why there is none.
 func (r *run) userNetwork(ctx context.Context) (sandbox.UserNetwork, error) {
 	s := r.settings.UserNetwork
 	if s.Mode == UserNetworkAuto {
@@ -78,21 +104,19 @@ func (r *run) userNetwork(ctx context.Context) (sandbox.UserNetwork, error) {
 	return r.machine.Launcher.UserNetwork(ctx, s.Program)
 }
 
-// useNetwork makes a stack the network of a builder. resolv is the text of the
-// machine's resolv.conf.
-func useNetwork(spec *sandbox.Spec, n sandbox.UserNetwork, resolv string) {
+// useNetwork gives a copy of a builder's description in which a stack is its
+// network. resolv is the text of the machine's resolv.conf.
+func useNetwork(host *sandbox.Spec, n sandbox.UserNetwork, resolv string) *sandbox.Spec {
+	spec := *host
 	spec.Network, spec.UserNetwork = sandbox.NetworkUser, n
 	text, changed := n.ResolvConf(resolv)
-	if !changed {
-		return
-	}
 	// What somebody has put there by sandbox-paths stays.
 	i := slices.IndexFunc(spec.Mounts, func(m mountns.Mount) bool { return m.Target == resolvConf && m.Source == resolvConf && m.Follow })
-	if i < 0 {
-		return
+	if changed && i >= 0 {
+		spec.Mounts = slices.Delete(slices.Clone(spec.Mounts), i, i+1)
+		spec.Tree = append(slices.Clone(spec.Tree), sandbox.File(resolvConf, 0o644, text))
 	}
-	spec.Mounts = slices.Delete(spec.Mounts, i, i+1)
-	spec.Tree = append(spec.Tree, sandbox.File(resolvConf, 0o644, text))
+	return &spec
 }
 
 // readResolvConf reads the machine's file. One that is missing counts as empty.

@@ -1,10 +1,15 @@
 package build
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/kilnbuild/kiln/internal/rmtree"
+	"github.com/kilnbuild/kiln/internal/testenv"
 	"github.com/kilnbuild/kiln/mountns"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/sandbox"
@@ -75,11 +80,14 @@ func TestUseNetwork(t *testing.T) {
 	if !slices.ContainsFunc(spec.Mounts, isResolvConf) {
 		t.Fatal("the machine's resolv.conf is not mounted")
 	}
-	useNetwork(spec, pasta, "nameserver 192.0.2.1\n")
-	if !slices.ContainsFunc(spec.Mounts, isResolvConf) {
+	if !slices.ContainsFunc(useNetwork(spec, pasta, "nameserver 192.0.2.1\n").Mounts, isResolvConf) {
 		t.Error("a good resolv.conf is not mounted")
 	}
-	useNetwork(spec, pasta, "nameserver 127.0.0.53\n")
+	host := spec
+	spec = useNetwork(host, pasta, "nameserver 127.0.0.53\n")
+	if host.Network != sandbox.NetworkHost || !slices.ContainsFunc(host.Mounts, isResolvConf) {
+		t.Error("what it is a copy of has changed")
+	}
 	file := spec.Tree[len(spec.Tree)-1]
 	if slices.ContainsFunc(spec.Mounts, isResolvConf) || file.Path != resolvConf || strings.Contains(file.Text, "127.0.0.53") {
 		t.Errorf("name servers on the loopback interface stay: %+v", file)
@@ -92,9 +100,60 @@ func TestUseNetwork(t *testing.T) {
 	s.SandboxPaths = append(s.SandboxPaths, SandboxPath{Target: resolvConf, Source: "/mine"})
 	spec = networkRun(t, fixedOutput(testAttempt()), s).spec
 	entries := len(spec.Tree)
-	useNetwork(spec, pasta, "nameserver 127.0.0.53\n")
+	spec = useNetwork(spec, pasta, "nameserver 127.0.0.53\n")
 	if !slices.ContainsFunc(spec.Mounts, isResolvConf) || len(spec.Tree) != entries {
 		t.Error("what sandbox-paths puts there is replaced")
+	}
+}
+
+// TestStackThatDoesNotWork has one that fails when it is needed: the builder gets the
+// machine's network, or does not start.
+func TestStackThatDoesNotWork(t *testing.T) {
+	testenv.Sandbox(t)
+	busybox := testenv.Busybox(t)
+	dir, err := os.MkdirTemp("", "kiln-network-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := rmtree.RemoveTree(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	broken := filepath.Join(dir, "pasta")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(broken, []byte("#!/bin/sh\necho no route >&2; exit 1\n"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []UserNetworkMode{UserNetworkAuto, UserNetworkRequire} {
+		r := networkRun(t, fixedOutput(testAttempt()), testSettings())
+		r.settings.UserNetwork = UserNetworkSettings{Mode: mode, Program: broken}
+		r.hostSpec = &sandbox.Spec{
+			Name: "test", Path: "/bin/busybox", Args: []string{"busybox", "true"}, Dir: "/", Isolation: sandbox.Full,
+			Root: filepath.Join(dir, "root"), Tree: []sandbox.Entry{sandbox.Dir("/etc", 0o555)},
+			Mounts:  []mountns.Mount{{Kind: mountns.Bind, Source: busybox, Target: "/bin/busybox"}},
+			Users:   sandbox.Users{Namespace: true, OutsideUID: os.Getuid(), OutsideGID: os.Getgid(), InsideUID: 1000, InsideGID: 100},
+			Network: sandbox.NetworkHost,
+		}
+		r.spec = useNetwork(r.hostSpec, sandbox.UserNetwork{Stack: sandbox.Pasta, Program: broken}, "")
+		p, err := r.start(t.Context(), sandbox.Stdio{})
+		if mode == UserNetworkRequire {
+			if err == nil || !strings.Contains(err.Error(), "no route") || !strings.Contains(err.Error(), "user-network") {
+				t.Errorf("it gives %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if exit, err := p.Wait(t.Context()); err != nil || exit.Code != 0 {
+			t.Errorf("it ended with %v, %v", exit, err)
+		}
+		if r.spec.Network != sandbox.NetworkHost || !strings.HasSuffix(r.spec.NetworkFallback, "ended with exit code 1: no route") {
+			t.Errorf("the network is %s, %q", r.spec.Network, r.spec.NetworkFallback)
+		}
+		if err := rmtree.RemoveTree(r.spec.Root); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
