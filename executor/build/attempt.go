@@ -139,12 +139,15 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.hasUIDRange(); err != nil {
+		return err
+	}
 	userNS := false
 	if r.isolation == sandbox.Full {
 		// Root can do without: builders then have the ids of their users inside.
 		if err := r.machine.Launcher.UserNamespaces(ctx); err == nil {
 			userNS = true
-		} else if r.user.Own {
+		} else if r.user.Own || usesUIDRange(a) {
 			return fmt.Errorf("cannot build '%s' in a sandbox: %w", st.Dir().Join(a.DrvPath), err)
 		}
 	}
@@ -224,6 +227,21 @@ func (r *run) writeDirectly() error {
 			st.Dir().Join(r.attempt.DrvPath), st.RealDir(), st.Dir())
 	}
 	return r.work.Direct(slices.Collect(maps.Values(r.scratch)))
+}
+
+// hasUIDRange checks that a builder that is to have a range of users can.
+func (r *run) hasUIDRange() error {
+	switch {
+	case !usesUIDRange(r.attempt):
+		return nil
+	case r.isolation != sandbox.Full:
+		return nix.BuildErrorf(nix.StatusMiscFailure, "feature 'uid-range' is only supported in sandboxed builds")
+	case r.user.Count < autoIDsPer && r.user.Own:
+		return nix.BuildErrorf(nix.StatusMiscFailure, "feature 'uid-range' needs %d user ids, which only kiln as root can give", autoIDsPer)
+	case r.user.Count < autoIDsPer:
+		return nix.BuildErrorf(nix.StatusMiscFailure, "feature 'uid-range' requires the setting 'auto-allocate-uids' to be enabled")
+	}
+	return nil
 }
 
 // outputClosure gives the closure of those outputs of a derivation that are valid.
@@ -390,10 +408,13 @@ func signalName(s syscall.Signal) string {
 
 // job says what the build left, and what has to be seen to.
 func (r *run) job() *outputs.Job {
-	a := r.attempt
+	a, ids := r.attempt, 1
+	if usesUIDRange(a) {
+		ids = r.user.Count
+	}
 	job := &outputs.Job{
 		DrvPath: a.DrvPath, DrvName: a.Drv.Name, Inputs: slices.Collect(maps.Keys(a.Closure)),
-		Owner: local.Owner{UID: r.user.UID, Count: 1, Own: r.user.Own}, DiscardReferences: a.Options.UnsafeDiscardReferences,
+		Owner: local.Owner{UID: r.user.UID, Count: ids, Own: r.user.Own}, DiscardReferences: a.Options.UnsafeDiscardReferences,
 		Checks: a.Options.Checks, Replace: a.Mode == nix.BuildRepair,
 	}
 	for _, name := range a.Drv.OutputNames() {

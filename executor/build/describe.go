@@ -77,6 +77,9 @@ func describe(a *Attempt, s *Settings, p *site, sur *surroundings, outputs map[n
 		spec.Users.Namespace = true
 		spec.Users.InsideUID, spec.Users.InsideGID = insideUID, insideGID
 	}
+	if usesUIDRange(a) {
+		spec.Users.InsideUID, spec.Users.InsideGID, spec.Users.Count = 0, 0, p.user.Count
+	}
 	if within(string(p.dir), buildDir) || buildDir == string(p.dir) {
 		return nil, fmt.Errorf("sandbox-build-dir '%s' must not contain the store directory '%s'", buildDir, p.dir)
 	}
@@ -92,14 +95,25 @@ func describe(a *Attempt, s *Settings, p *site, sur *surroundings, outputs map[n
 	return spec, nil
 }
 
+// usesUIDRange tells whether a derivation's builder is to be the root of a range of
+// users.
+func usesUIDRange(a *Attempt) bool {
+	return slices.Contains(a.Options.RequiredSystemFeatures, "uid-range")
+}
+
 // tree is what the sandbox's root has before anything is mounted on it.
 func tree(p *site, spec *sandbox.Spec, buildDir string, kind nix.OutputKind) []sandbox.Entry {
 	gid := p.user.GID
 	uid, inGID := spec.Users.InsideUID, spec.Users.InsideGID
+	root, etc := sandbox.Dir("/", 0o750).OwnedBy(0, gid), sandbox.Dir("/etc", 0o555)
+	if spec.Users.Count > 1 {
+		// What its builder does as root it may do here as well.
+		root, etc = sandbox.Dir("/", 0o755).OwnedBy(p.user.UID, gid), sandbox.Dir("/etc", 0o755).OwnedBy(p.user.UID, gid)
+	}
 	entries := []sandbox.Entry{
-		sandbox.Dir("/", 0o750).OwnedBy(0, gid),
+		root,
 		sandbox.Dir("/tmp", sandbox.ModeSticky),
-		sandbox.Dir("/etc", 0o555),
+		etc,
 		sandbox.File("/etc/passwd", 0o644, fmt.Sprintf(
 			"root:x:0:0:Nix build user:%[3]s:/noshell\nnixbld:x:%[1]d:%[2]d:Nix build user:%[3]s:/noshell\nnobody:x:65534:65534:Nobody:/:/noshell\n",
 			uid, inGID, buildDir)),
@@ -153,6 +167,9 @@ func mounts(a *Attempt, s *Settings, p *site, buildDir string, kind nix.OutputKi
 		list = append(list, at[target])
 	}
 	list = append(list, mountns.Mount{Kind: mountns.Proc, Target: "/proc"})
+	if usesUIDRange(a) {
+		list = append(list, mountns.Mount{Kind: mountns.Sysfs, Target: "/sys"})
+	}
 	if p.shm {
 		list = append(list, mountns.Mount{Kind: mountns.Tmpfs, Target: "/dev/shm", Size: cmp.Or(s.SandboxShmSize, defaultShmSize)})
 	}

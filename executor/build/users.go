@@ -22,6 +22,8 @@ import (
 // It is this build's alone until it is released.
 type User struct {
 	UID, GID int
+	// Count is how many ids from these on belong to the build.
+	Count int
 	// Own says that it is the account that kiln itself runs as, because it may
 	// not use another.
 	Own  bool
@@ -178,7 +180,7 @@ const pollInterval = 200 * time.Millisecond
 // once and waits.
 func (u *Users) Acquire(ctx context.Context, onWait func()) (*User, error) {
 	if u.own {
-		return &User{UID: os.Geteuid(), GID: os.Getegid(), Own: true}, nil
+		return &User{UID: os.Geteuid(), GID: os.Getegid(), Count: 1, Own: true}, nil
 	}
 	for {
 		user, err := u.try()
@@ -204,7 +206,7 @@ func (u *Users) try() (*User, error) {
 		for _, id := range u.members {
 			lock, err := tryLock(filepath.Join(u.pool, strconv.Itoa(id)))
 			if lock != nil || err != nil {
-				return &User{UID: id, GID: u.gid, lock: lock}, err
+				return &User{UID: id, GID: u.gid, Count: 1, lock: lock}, err
 			}
 		}
 		return nil, nil
@@ -218,7 +220,7 @@ func (u *Users) try() (*User, error) {
 		if lock != nil {
 			u.lastSlot = slot
 			id := u.firstID + slot*autoIDsPer
-			return &User{UID: id, GID: id, lock: lock}, nil
+			return &User{UID: id, GID: id, Count: autoIDsPer, lock: lock}, nil
 		}
 	}
 	return nil, nil
