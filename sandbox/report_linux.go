@@ -68,7 +68,12 @@ func (r *Report) network(s *Spec) {
 	full := s.Isolation == Full
 	switch {
 	case full && s.Network == NetworkUser:
-		r.layer("network", s.UserNetwork.String(), s.UserNetwork.String(), "a namespace of its own; the machine's loopback and link-local addresses are out of reach")
+		why := "a namespace of its own; the machine's loopback and link-local addresses are out of reach"
+		if s.Users.many() {
+			// The rules that see to it are in its hands.
+			why = "a namespace of its own; the machine's loopback is out of reach, but not link-local addresses: the program is the root of its namespace"
+		}
+		r.layer("network", s.UserNetwork.String(), s.UserNetwork.String(), why)
 	case full && s.Network != NetworkHost:
 		r.layer("network", private, private, "loopback only")
 	case full && s.NetworkFallback != "":

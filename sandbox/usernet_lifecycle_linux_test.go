@@ -135,3 +135,23 @@ func TestUserNetworkAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestUserNetworkOfManyUsers has a program that is the root of its namespace: it may
+// take rules back, but the stack still keeps it from the machine.
+func TestUserNetworkOfManyUsers(t *testing.T) {
+	eachStack(t, func(t *testing.T, s *scene, l *Launcher, n UserNetwork) {
+		if !testenv.Root() {
+			return // has one user only
+		}
+		loopback := elsewhere(s.Loopback[0], userGateway4)
+		b := newBox(t, "").networked(n).plays(t, "reaches", "+"+s.Outside[0], loopback)
+		b.Users.InsideUID, b.Users.InsideGID, b.Users.Count = 0, 0, 65536
+		rules := "for n in 1 2 3 4 5 6 7; do /bin/busybox ip rule del pref $n; /bin/busybox ip -6 rule del pref $n; done 2>/dev/null; exec /bin/test \"$@\""
+		b.Path, b.Args = "/bin/busybox", append([]string{"sh", "-c", rules, "sh"}, b.Args[1:]...)
+		out := b.succeed(t, l)
+		want := fmt.Sprintf("+%s\thello\n%s\t", s.Outside[0], loopback)
+		if !strings.HasPrefix(out, want) || strings.Count(out, "hello") != 1 {
+			t.Errorf("it printed:\n%s", out)
+		}
+	})
+}
