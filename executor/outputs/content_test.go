@@ -208,3 +208,23 @@ func TestRedirectedOutputGetsItsName(t *testing.T) {
 	}
 	s.verified()
 }
+
+func TestOutputThatIsToBeADerivation(t *testing.T) {
+	for text, words := range map[string][]string{
+		"something else": {"error parsing derivation", "output 'out'"},
+		`Derive([("out","/nix/store/44444444444444444444444444444444-other","","")],[],[],"s","b",[],[("out","/nix/store/44444444444444444444444444444444-other")])`: {"incorrect output"},
+	} {
+		s := newScene(t)
+		s.job.DrvName = "other.drv"
+		s.write(s.floating("out", outPath, nix.Text, nix.SHA256), text)
+		s.rejects(nix.StatusOutputRejected, words...)
+		if left, err := filepath.Glob(s.store.RealPath("*-other.drv")); err != nil || len(left) > 0 {
+			t.Errorf("the store has %v (%v)", left, err)
+		}
+	}
+	s := newScene(t)
+	s.job.DrvName = "other.drv"
+	s.write(s.floating("out", outPath, nix.Text, nix.SHA256), `Derive([("out","","r:sha256","")],[],[],"s","b",[],[])`)
+	s.register(s.mustCollect())
+	s.verified()
+}
