@@ -449,7 +449,7 @@ func (r *run) register(ctx context.Context, result *Result) (map[nix.OutputName]
 		registrations = append(registrations, registration)
 	}
 	if rerr := st.Register(ctx, registrations); rerr != nil {
-		return nil, errors.Join(err, rerr)
+		return nil, errors.Join(err, rerr, outputs.TakeBack(ctx, st, collected))
 	}
 	return made, err
 }

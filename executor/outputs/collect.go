@@ -89,7 +89,7 @@ func Collect(ctx context.Context, st *local.Store, job *Job) (_ []Collected, err
 	var result []Collected
 	for _, m := range all {
 		if err := c.place(ctx, m); err != nil {
-			return nil, err
+			return nil, errors.Join(err, TakeBack(ctx, st, result))
 		}
 		result = append(result, m.Collected)
 	}

@@ -81,6 +81,10 @@ func (s *scene) fixed(method nix.ContentAddressMethod, hash nix.Hash) string {
 
 func (s *scene) write(path, text string) {
 	s.t.Helper()
+	// What an earlier build left there may be read-only.
+	if err := os.RemoveAll(path); err != nil {
+		s.t.Fatal(err)
+	}
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		s.t.Fatal(err)
 	}

@@ -39,8 +39,9 @@ type compressor struct {
 	next    sync.Cond // current has changed
 	idle    sync.WaitGroup
 
-	hurry context.Context // ended when the goroutine is to stop
-	stop  context.CancelFunc
+	patience time.Duration   // of close
+	hurry    context.Context // ended when the goroutine is to stop
+	stop     context.CancelFunc
 
 	encoder *bzip2.Writer // of the goroutine
 	buffer  *bufio.Writer
@@ -49,6 +50,7 @@ type compressor struct {
 func (c *compressor) init(s *Store) {
 	c.store = s
 	c.next.L = &c.mu
+	c.patience = closingTime
 	c.hurry, c.stop = context.WithCancel(context.Background())
 }
 
@@ -117,7 +119,7 @@ const closingTime = time.Second
 
 // close waits until all logs are compressed, or until that has taken too long.
 func (c *compressor) close() {
-	timer := time.AfterFunc(closingTime, c.stop)
+	timer := time.AfterFunc(c.patience, c.stop)
 	c.idle.Wait()
 	timer.Stop()
 	c.stop()

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"os"
+	"sync"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -39,6 +40,12 @@ type database struct {
 	room    chan struct{} // a token for each connection that may yet be opened
 	writing chan struct{} // a token while nobody writes
 	closing chan struct{} // closed when the database is
+
+	// work is done by goroutines that do nothing else, one for each connection.
+	// SQLite needs a deep stack, and a goroutine keeps the one that it once had:
+	// thousands that ask and then wait for something else must not have it.
+	work    chan func()
+	workers sync.WaitGroup
 }
 
 // databaseOptions say how the file is opened.
@@ -52,7 +59,7 @@ func openDatabase(ctx context.Context, path string, opts databaseOptions) (*data
 	d := &database{
 		path: path, flags: sqlite.OpenReadWrite | sqlite.OpenURI, warn: opts.warn,
 		idle: make(chan *sqlite.Conn, maxConns), room: make(chan struct{}, maxConns),
-		writing: make(chan struct{}, 1), closing: make(chan struct{}),
+		writing: make(chan struct{}, 1), closing: make(chan struct{}), work: make(chan func()),
 	}
 	d.writing <- struct{}{}
 	for range maxConns {
@@ -96,6 +103,7 @@ func openDatabase(ctx context.Context, path string, opts databaseOptions) (*data
 		return nil, d.wrap(err)
 	}
 	<-d.room
+	d.employ()
 	d.idle <- c
 	return d, nil
 }
@@ -174,6 +182,7 @@ func (d *database) get(ctx context.Context) (*sqlite.Conn, error) {
 			d.room <- struct{}{}
 			return nil, d.wrap(err)
 		}
+		d.employ()
 		return c, nil
 	case <-d.closing:
 		return nil, errClosed
@@ -184,6 +193,27 @@ func (d *database) get(ctx context.Context) (*sqlite.Conn, error) {
 
 func (d *database) put(c *sqlite.Conn) { d.idle <- c }
 
+// employ starts a goroutine for one more connection.
+func (d *database) employ() {
+	d.workers.Go(func() {
+		for f := range d.work {
+			f()
+		}
+	})
+}
+
+// do lets f be called where there is room for it, and waits for its end. The caller
+// has a connection, so there is somebody who has nothing else to do.
+func (d *database) do(f func() error) (err error) {
+	done := make(chan struct{})
+	d.work <- func() {
+		defer close(done)
+		err = f()
+	}
+	<-done
+	return err
+}
+
 // read lets f read. f may be called again if it failed.
 func (d *database) read(ctx context.Context, f func(*sqlite.Conn) error) error {
 	c, err := d.get(ctx)
@@ -191,7 +221,9 @@ func (d *database) read(ctx context.Context, f func(*sqlite.Conn) error) error {
 		return err
 	}
 	defer d.put(c)
-	return d.wrap(d.retry(ctx, func() error { return f(c) }))
+	return d.wrap(d.do(func() error {
+		return d.retry(ctx, func() error { return f(c) })
+	}))
 }
 
 // snapshot is read, with all that f sees from one moment.
@@ -223,7 +255,12 @@ func (d *database) write(ctx context.Context, f func(*sqlite.Conn) error) error 
 		return err
 	}
 	defer d.put(c)
-	return d.wrap(d.retry(ctx, func() error {
+	return d.wrap(d.do(func() error { return d.change(ctx, c, f) }))
+}
+
+// change carries out one transaction.
+func (d *database) change(ctx context.Context, c *sqlite.Conn, f func(*sqlite.Conn) error) error {
+	return d.retry(ctx, func() error {
 		// Asking for the right to write at once leaves no later moment at which it
 		// could be refused.
 		if err := query(c, "begin immediate", nil); err != nil {
@@ -239,7 +276,7 @@ func (d *database) write(ctx context.Context, f func(*sqlite.Conn) error) error 
 			}
 		}
 		return err
-	}))
+	})
 }
 
 // remarkable is how long another process may keep the database busy before that is
@@ -325,6 +362,8 @@ func (d *database) close() error {
 		case <-d.room:
 		}
 	}
+	close(d.work)
+	d.workers.Wait()
 	return d.wrap(err)
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store"
@@ -130,6 +131,7 @@ func TestLogsOfTwoProcesses(t *testing.T) {
 // Close waits for the logs.
 func TestCloseCompressesLogs(t *testing.T) {
 	s := newStore(t)
+	s.logs.patience = time.Minute // the machine may be busy
 	for i := range 20 {
 		drv := nix.StorePath(fmt.Sprintf("%s-%d.drv", strings.Repeat("4", 32), i))
 		writeLog(t, s, drv, strings.Repeat("text\n", 1000*i))
