@@ -10,7 +10,9 @@ let
     outputHashAlgo = "sha256";
     outputHash = builtins.hashString "sha256" "fixed\n";
   } // attrs) "${text}; echo fixed > $out";
-  one = why: build: { inherit why options; build = [ build ]; };
+  # Older releases have other names for what is impure.
+  since = "2.34";
+  one = why: build: { inherit why options since; build = [ build ]; };
   refused = why: says: build: one why build // { inherit says; exit = [ 1 100 ]; };
 
   # Another content where a setting is another.
@@ -21,14 +23,14 @@ in
 
   each-time = {
     why = "what is impure is built again when something needs it, and the older one stays";
-    inherit options;
+    inherit options since;
     build = [ (on "on-impure-again" { inherit cores; } "echo with $cores") ];
     runs = [ { } { delete = true; options.cores = "2"; } { delete = true; } ];
   };
 
   not-needed = {
     why = "what is impure is not built again for an output that is there";
-    inherit options;
+    inherit options since;
     build = [ (on "on-impure-once" { inherit cores; } "cat $cores") ];
     runs = [ { } { options.cores = "2"; } ];
   };
