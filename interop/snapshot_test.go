@@ -54,7 +54,7 @@ func pathInfos(t *testing.T, scene *testenv.Scene, store string) map[string]obje
 
 func (r *release) pathInfos(t *testing.T, scene *testenv.Scene, store string) map[string]object {
 	t.Helper()
-	words := []string{"nix", "--extra-experimental-features", "nix-command", "path-info", "--store", store, "--all", "--json"}
+	words := []string{"nix", "--extra-experimental-features", languageFeatures + " nix-command", "path-info", "--store", store, "--all", "--json"}
 	if r.atLeast("2.32") {
 		words = append(words, "--json-format", "1")
 	}
@@ -231,7 +231,8 @@ func verify(t *testing.T, scene *testenv.Scene, store string) {
 
 func (r *release) verify(t *testing.T, scene *testenv.Scene, store string) {
 	t.Helper()
-	o := run(t, r.command(scene, "nix-store", "--store", store, "--verify", "--check-contents"))
+	o := run(t, r.command(scene, "nix-store", "--store", store, "--verify", "--check-contents",
+		"--option", "extra-experimental-features", languageFeatures))
 	if o.exit != 0 {
 		t.Errorf("nix-store --verify --check-contents: exit %d\n%s", o.exit, o.stderr)
 	}
