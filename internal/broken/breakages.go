@@ -46,6 +46,42 @@ var breakages = []breakage{
 		old:  `name == ".." || strings.ContainsAny(name, "/\x00")`, new: `name == "\x00" || strings.ContainsAny(name, "\x00")`,
 	},
 	{
+		test: "T10 build directories have names that anybody can guess",
+		pkg:  "executor/build", run: "TestT10BuildDirectory",
+		file: "executor/build/workspace.go",
+		old:  `rand.Text()[:12]`, new: `rand.Text()[:0]+"123456789012"`,
+	},
+	{
+		test: "T10 everybody may enter what keeps a builder's directory",
+		pkg:  "executor/build", run: "TestT10BuildDirectory",
+		file: "executor/build/workspace.go",
+		old:  "os.Mkdir(w.top, 0o700)", new: "os.Mkdir(w.top, 0o755)",
+	},
+	{
+		test: "T11 everybody may write to the directory of build directories",
+		pkg:  "executor/build", run: "TestT11BuildRoot",
+		file: "executor/build/workspace.go",
+		old:  "case st.Mode().Perm()&0o022 != 0:", new: "case false:",
+	},
+	{
+		test: "T11 everybody may replace the directory of build directories",
+		pkg:  "executor/build", run: "TestT11BuildRoot",
+		file: "executor/build/workspace.go",
+		old:  "if st.Mode().Perm()&0o002 != 0 && st.Mode()&fs.ModeSticky == 0 {", new: "if st.Mode()&fs.ModeNamedPipe != 0 {",
+	},
+	{
+		test: "T13 a builder's files are written through links",
+		pkg:  "executor/build", run: "TestT13ThingsInTheWay",
+		file: "executor/build/workspace.go",
+		old:  "os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644", new: "os.O_WRONLY|os.O_CREATE, 0o644",
+	},
+	{
+		test: "T13 a builder's files are given to it by their names",
+		pkg:  "executor/build", run: "TestT13SwapWhileWriting",
+		file: "executor/build/workspace.go",
+		old:  "err = f.Chown(w.user.UID, w.user.GID)", new: "err = os.Chown(filepath.Join(w.inner, name), w.user.UID, w.user.GID)",
+	},
+	{
 		test: "T17 archives are made through links",
 		pkg:  "nix/nar", run: "TestT17DumpFollowsNoLink",
 		file: "internal/dirfd/dirfd_unix.go",

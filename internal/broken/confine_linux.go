@@ -64,7 +64,7 @@ func confined(args []string) error {
 	if err := os.Mkdir(scratch, 0o777); err != nil {
 		return err
 	}
-	if err := os.Chmod(scratch, 0o1777); err != nil {
+	if err := os.Chmod(scratch, 0o777|os.ModeSticky); err != nil {
 		return err
 	}
 	// Tests take low numbers of processes for those inside of a sandbox.
