@@ -67,6 +67,9 @@ func confined(args []string) error {
 	if err := os.Chmod(scratch, 0o777|os.ModeSticky); err != nil {
 		return err
 	}
+	if err := loopback(); err != nil {
+		return fmt.Errorf("bring up the loopback interface: %w", err)
+	}
 	// Tests take low numbers of processes for those inside of a sandbox.
 	if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte("20000"), 0); err != nil {
 		return err
@@ -82,4 +85,19 @@ func confined(args []string) error {
 	}
 	os.Exit(0)
 	return nil
+}
+
+// loopback lets servers and clients of tests find each other.
+func loopback() error {
+	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(sock)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(sock, unix.SIOCSIFFLAGS, lo)
 }
