@@ -341,6 +341,10 @@ func (r *run) startFailed(err error, log io.Writer) error {
 	if !errors.As(err, &exec) {
 		return err
 	}
+	if r.attempt.Drv.IsBuiltin() {
+		return fmt.Errorf("run the builtin builder of '%s': %w: '%s' has to be a static program (built with CGO_ENABLED=0) that build users may run",
+			r.attempt.DrvPath, err, r.machine.Self)
+	}
 	// The derivation names a program that is not there, or is none.
 	fmt.Fprintf(log, "error: %v\n", exec)
 	r.attempt.Log.BuildLog(r.attempt.DrvPath, fmt.Appendf(nil, "error: %v\n", exec))
