@@ -265,10 +265,12 @@ func (x *comparison) compareStore(side *side, nix, before *snapshot) {
 		x.same(side, "files", path+": files", nix.files[path], kiln.files[path])
 	}
 	x.same(side, "log", "the logs", nix.logs, kiln.logs)
+	x.same(side, "store", "what is kept of failed builds", nix.kept, kiln.kept)
 	if side == x.old {
 		return
 	}
 	x.same(side, "real", "the realisations", nix.realisations, kiln.realisations)
+	kiln.strays, kiln.state = slices.DeleteFunc(kiln.strays, isKept), slices.DeleteFunc(kiln.state, isKept)
 	x.same(side, "store", "names in kiln's store directory that are no valid paths, before and after", before.strays, kiln.strays)
 	x.same(side, "store", "files in kiln's state directory that are of no use any more, before and after", before.state, kiln.state)
 }

@@ -32,6 +32,7 @@ type snapshot struct {
 	realisations map[string]string
 	strays       []string // names in the store directory that are no valid objects
 	state        []string // see stateFiles
+	kept         []string // what a failed build left on purpose, a text for each tree
 }
 
 // An object is what Nix says about a valid path.
@@ -110,14 +111,43 @@ func take(t *testing.T, s *side) *snapshot {
 		}
 	}
 	for _, name := range names(t, filepath.Join(s.store, "nix/store")) {
-		if _, valid := snap.objects["/nix/store/"+name]; !valid && name != ".links" {
-			snap.strays = append(snap.strays, name)
+		if _, valid := snap.objects["/nix/store/"+name]; valid || name == ".links" {
+			continue
+		}
+		snap.strays = append(snap.strays, name)
+		if isKept(name) {
+			snap.keep(t, name, filepath.Join(s.store, "nix/store", name))
 		}
 	}
 	snap.state = stateFiles(t, s.store)
+	for _, file := range snap.state {
+		if isKept(file) && strings.HasSuffix(file, "/") {
+			snap.keep(t, "a build directory", filepath.Join(s.store, file))
+		}
+	}
+	slices.Sort(snap.kept)
 	snap.readLogs(t, filepath.Join(s.store, "nix/var/log/nix/drvs"))
 	return snap
 }
+
+// isKept tells whether a stray, or a file in the state directory, may be there on
+// purpose.
+func isKept(name string) bool {
+	return strings.HasSuffix(name, ".check") || strings.HasPrefix(name, "nix/var/nix/builds/")
+}
+
+// keep notes a tree that is no object. Who owns it, and its times, are each side's
+// own.
+func (snap *snapshot) keep(t *testing.T, what, tree string) {
+	t.Helper()
+	lines := walk(t, tree)
+	for i, line := range lines {
+		lines[i] = ownPart.ReplaceAllString(line, "")
+	}
+	snap.kept = append(snap.kept, what+"\n"+strings.Join(lines, "\n"))
+}
+
+var ownPart = regexp.MustCompile(` mtime=\S+ owner=\S+`)
 
 // walk describes every file of a tree: kind, permissions, time, owner and what
 // is in it as far as one line can say.

@@ -65,4 +65,11 @@ in
     says = [ "max-jobs" ];
     differs = { exit = 100; because = "refusals exit with 100 since 2.29"; };
   };
+
+  kept-directory = failing "the build directory of a failed build is kept on request" [ "keeping build directory" ] (script "kept-directory" {
+    passAsFile = [ "long" ];
+    long = "text";
+  } ''
+    mkdir -p d/e; echo x > d/e/f; chmod 600 d/e/f; chmod 700 d; ln -s d/e link; echo x > $out; exit 1
+  '') // { flags = [ "--keep-failed" ]; since = "2.34"; };
 }
