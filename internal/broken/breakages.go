@@ -142,10 +142,16 @@ var breakages = []breakage{
 		old:  `strings.HasPrefix(name, ".") || s.journal.is(name)`, new: `true || s.journal.is(name)`,
 	},
 	{
-		test: "T29 the machine's processes are in /proc",
+		test: "T29 the machine's /proc is shown",
 		pkg:  "sandbox", run: "TestT29NoMachineInProc",
-		file: "sandbox/compile_linux.go",
-		old:  "uint64(unix.CLONE_NEWNS | unix.CLONE_NEWPID |", new: "uint64(unix.CLONE_NEWNS |",
+		file: "mountns/compile_linux.go",
+		old:  `mount(p, "mount "+m.Target, "proc", target, "proc", hardened, hardenedNames, "")`, new: `Mount{Source: "/proc", Target: "/proc", Writable: true}.bind(p, target)`,
+	},
+	{
+		test: "T29 one build sees the processes of another",
+		pkg:  "sandbox", run: "TestT29PtraceOfAnotherBuild",
+		file: "mountns/compile_linux.go",
+		old:  `mount(p, "mount "+m.Target, "proc", target, "proc", hardened, hardenedNames, "")`, new: `Mount{Source: "/proc", Target: "/proc", Writable: true}.bind(p, target)`,
 	},
 	{
 		test: "T30 the umask is the caller's",
