@@ -3,6 +3,7 @@
 package interop
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -232,6 +234,10 @@ func (x *comparison) damage(side *side, names []string) {
 		if err := os.WriteFile(file, []byte("damaged"), 0o644); err != nil {
 			x.t.Fatal(err)
 		}
+		// What is not repaired is the same on all sides then.
+		if err := errors.Join(os.Chmod(file, 0o444), os.Chtimes(file, time.Unix(1, 0), time.Unix(1, 0))); err != nil {
+			x.t.Fatal(err)
+		}
 	}
 }
 
@@ -243,7 +249,7 @@ func (x *comparison) compareStores(before *snapshot) {
 	if x.old != nil {
 		x.compareStore(x.old, nix, nil)
 	}
-	if !x.t.Run("verify", func(t *testing.T) { x.nix.release.verify(t, x.kiln.scene, x.kiln.store) }) {
+	if x.c.Ignore["store"] == "" && !x.t.Run("verify", func(t *testing.T) { x.nix.release.verify(t, x.kiln.scene, x.kiln.store) }) {
 		x.differ["store"] = true
 	}
 }
