@@ -149,7 +149,8 @@ func TestFetchurl(t *testing.T) {
 		if log, ok := built(t, r); !ok {
 			t.Fatal(log)
 		}
-		t.Cleanup(func() { os.Chmod(r.Outputs["out"], 0o755) }) // or it could not be removed
+		out := r.Outputs["out"]
+		t.Cleanup(func() { os.Chmod(out, 0o755) }) // or it could not be removed
 		if text, err := os.ReadFile(filepath.Join(r.Outputs["out"], "a")); err != nil || string(text) != "in the archive" {
 			t.Errorf("got %q, %v", text, err)
 		}
