@@ -18,7 +18,7 @@ BENCH    ?=
 # Which releases of Nix the benchmark measures beside that of PATH; only root can.
 PEERS    ?= $(if $(filter 0,$(shell id -u)),2.34)
 
-.PHONY: build demo test bench lint fuzz interop broken screenshots clean help
+.PHONY: build demo test bench lint fuzz interop broken screenshots docs clean help
 
 build: ## one static binary: ./kiln
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
@@ -63,6 +63,9 @@ screenshots: ## record what kiln shows on a terminal: the pictures in docs
 	@mkdir -p build
 	$(GO) build -buildvcs=false -o build/screenshot ./internal/screenshot
 	build/screenshot ./kiln docs
+
+docs: ## write the pages in docs that follow from the program: settings, manual pages
+	$(GO) test -count=1 ./cmd/kiln -run '^TestDocs$$' -update
 
 fuzz: ## every fuzz target for FUZZTIME
 	@for pkg in $$($(GO) list $(PACKAGES)); do \
