@@ -141,24 +141,28 @@ const (
 
 // createLogFile makes a new file with the permissions begunLogMode, and replaces an
 // older one.
-func createLogFile(name string) (*os.File, error) {
-	create := func() (*os.File, error) {
-		return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, begunLogMode)
+func createLogFile(name string) (f *os.File, err error) {
+	// Other processes may make and remove logs of the same name meanwhile.
+	for range logAttempts {
+		f, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, begunLogMode)
+		var cleared error
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			cleared = makeDirs(filepath.Dir(name), 0o755)
+		case errors.Is(err, fs.ErrExist):
+			cleared = os.Remove(name)
+		default:
+			return f, err
+		}
+		if cleared != nil && !errors.Is(cleared, fs.ErrNotExist) {
+			return nil, cleared
+		}
 	}
-	f, err := create()
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		err = makeDirs(filepath.Dir(name), 0o755)
-	case errors.Is(err, fs.ErrExist):
-		err = os.Remove(name)
-	default:
-		return f, err
-	}
-	if err != nil {
-		return nil, err
-	}
-	return create()
+	return nil, err
 }
+
+// logAttempts is how often createLogFile tries.
+const logAttempts = 10
 
 // Close ends the log. If logs are compressed, that happens later.
 func (w *LogWriter) Close() error {
