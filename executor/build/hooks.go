@@ -71,10 +71,11 @@ func (r *run) diffHook(ctx context.Context, d *nix.OutputDifference) error {
 	return nil
 }
 
-// postBuildHook tells the operator's program what was built.
+// postBuildHook tells the operator's program what was built. It is told of what was
+// only checked too, as with Nix: somebody may count builds that are reproducible.
 func (r *run) postBuildHook(ctx context.Context, made map[nix.OutputName]nix.Realisation) error {
 	s, dir := r.settings, r.machine.Store.Dir()
-	if s.Hooks.PostBuild == "" || r.attempt.Mode == nix.BuildCheck {
+	if s.Hooks.PostBuild == "" {
 		return nil
 	}
 	var outputs []string
