@@ -19,9 +19,10 @@ type testCase struct {
 	file string
 
 	Why     string
-	Root    string // why only root can compare it, "" if everybody can
-	Host    string // why only the machine's own Nix can build it, "" if any can
-	Since   string // the first release of Nix that can build it, "" if all can
+	Root    string            // why only root can compare it, "" if everybody can
+	Host    string            // why only the machine's own Nix can build it, "" if any can
+	Since   string            // the first release of Nix that can build it, "" if all can
+	Files   map[string]string // programs and other files in the shared directory, by name
 	Options map[string]string
 	Flags   []string
 	Wants   []string

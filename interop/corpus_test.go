@@ -73,9 +73,15 @@ func (x *comparison) prepare(nix, old *release) {
 	t.Helper()
 	lane := takeLane(t)
 	scene := newScene(t)
-	note := filepath.Join(scene.Mkdir("shared"), "note")
-	if err := os.WriteFile(note, []byte("note\n"), 0o644); err != nil {
+	shared := scene.Mkdir("shared")
+	if err := os.WriteFile(filepath.Join(shared, "note"), []byte("note\n"), 0o644); err != nil {
 		t.Fatal(err)
+	}
+	for name, text := range x.c.Files {
+		text = strings.ReplaceAll(text, "@shared@", shared)
+		if err := os.WriteFile(filepath.Join(shared, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	x.nix = newSide(t, "nix", "nix-store", scene, lane)
 	x.kiln = newSide(t, "kiln", "kiln-store", scene, lane)
