@@ -40,7 +40,11 @@ func run(args []string) int {
 	}()
 
 	root := rootCommand()
-	root.SetArgs(prepareWords(root, args))
+	if completing(args) {
+		root.SetArgs(prepareCompletion(root, args))
+	} else {
+		root.SetArgs(prepareWords(root, args))
+	}
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -81,6 +85,6 @@ func rootCommand() *cobra.Command {
 	}
 	root.SetVersionTemplate("kiln {{.Version}}\n")
 	g.register(root)
-	root.AddCommand(buildCommand(g), logCommand(g), derivationCommand(g), storeCommand(g), doctorCommand(g))
+	root.AddCommand(buildCommand(g), logCommand(g), derivationCommand(g), storeCommand(g), doctorCommand(g), completionCommand())
 	return root
 }
