@@ -34,6 +34,12 @@ var breakages = []breakage{
 		old:  "if r.URL.Scheme != d.url.Scheme || r.URL.Host != d.url.Host {", new: "if false {",
 	},
 	{
+		test: "T07 builtin builders are not isolated",
+		pkg:  "interop", run: "TestT07BuiltinsAreIsolated",
+		file: "executor/build/attempt.go",
+		old:  "case s.Sandbox == SandboxOff:", new: "case s.Sandbox == SandboxOff, a.Drv.IsBuiltin():",
+	},
+	{
 		test: "T08 objects are writable",
 		pkg:  "executor/outputs", run: "TestT08CollectedOutputsAreCanonical",
 		file: "store/local/canonical.go",
@@ -116,6 +122,13 @@ var breakages = []breakage{
 		pkg:  "executor/build", run: "TestT13SwapWhileWriting",
 		file: "executor/build/workspace.go",
 		old:  "err = f.Chown(w.user.UID, w.user.GID)", new: "err = os.Chown(filepath.Join(w.inner, name), w.user.UID, w.user.GID)",
+	},
+	{
+		test: "T14 builtin builders have the derivation's variables",
+		pkg:  "interop", run: "TestT14BuiltinsTakeData",
+		file: "executor/build/attempt.go",
+		old:  "r.request, err = r.builtinRequest(p.insideBuildDir(r.settings))",
+		new:  "r.request, err = r.builtinRequest(p.insideBuildDir(r.settings)); sur.env = a.Drv.Env",
 	},
 	{
 		test: "T14 builtin builders reach what listens on this machine only",
