@@ -38,7 +38,7 @@ in
   machine-paths-refused = refused "and those that it may not" [ "/etc/shadow" ] { allowed-impure-host-deps = "/none/such"; } (
     script "machine-paths-refused" { __impureHostDeps = [ "/etc/shadow" ]; } "echo x > $out");
 
-  build-directory-with-store = refused "a build directory that the store is in" [ "sandbox-build-dir" ] { sandbox-build-dir = "/nix"; } (place "build-directory-with-store" { });
+  build-directory-with-store = (refused "a build directory that the store is in" [ "sandbox-build-dir" ] { sandbox-build-dir = "/nix"; } (place "build-directory-with-store" { })) // { since = "2.34"; };
 
   no-kvm = refused "virtual machines, where there are none" [ "kvm" ] { } (script "no-kvm" { requiredSystemFeatures = [ "kvm" ]; } "echo x > $out")
     // { differs = { exit = 100; because = "refusals exit with 100 since 2.29"; }; };
@@ -47,14 +47,14 @@ in
 
   cores = with-options "how many cores a builder may take" { cores = "3"; } (script "cores" { } "echo $NIX_BUILD_CORES > $out");
 
-  all-cores = with-options "all that there are" { cores = "0"; } (script "all-cores" { } "test $NIX_BUILD_CORES = $(nproc); echo x > $out");
+  all-cores = (with-options "all that there are" { cores = "0"; } (script "all-cores" { } "test $NIX_BUILD_CORES = $(nproc); echo x > $out")) // { since = "2.34"; };
 
   old-kernel = with-options "a kernel that says that it is an old one" { impersonate-linux-26 = "true"; } (script "old-kernel" { } "uname -r | cut -d. -f1,2 > $out");
 
   new-privileges = with-options "the kernel's promise that there are no new privileges, given up" { allow-new-privileges = "true"; } (
     script "new-privileges" { } "grep NoNewPrivs /proc/self/status > $out");
 
-  log-words = case "lines that are meant for Nix are in the log as they are" (script "log-words" { } ''
+  log-words = (case "lines that are meant for Nix are in the log as they are" (script "log-words" { } ''
     say() { printf '%s\n' "$1" >&2; }
     say '@nix {"action":"setPhase","phase":"buildPhase"}'
     say '@nix {"action":"msg","level":3,"msg":"a message"}'
@@ -71,7 +71,7 @@ in
     say ' @nix {"action":"setPhase","phase":"later"}'
     say 'and plain words'
     echo x > $out
-  '');
+  '')) // { since = "2.34"; };
 
   log-lines = refused "the last lines of a failure, as many as wanted" [ "ast 3 log lines" "line 5\n" "line 6\n" "line 7\n" ] { log-lines = "3"; } (
     script "log-lines" { } "for i in 1 2 3 4 5 6 7; do echo line $i; done; exit 1") // { flags = [ "--log-format" "bar" ]; };

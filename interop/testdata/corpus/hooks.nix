@@ -2,7 +2,8 @@
 with import ./lib.nix;
 let
   shown = "/bin/sh=@busybox@ /shared=@shared@";
-  hooked = why: files: options: build: { inherit why files; options = { sandbox-paths = shown; } // options; build = [ build ]; };
+  # Older releases tell hooks other things.
+  hooked = why: files: options: build: { inherit why files; since = "2.34"; options = { sandbox-paths = shown; } // options; build = [ build ]; };
   refused = why: says: files: options: build: hooked why files options build // { inherit says; exit = [ 1 100 ]; };
 
   before = { pre-build-hook = "@shared@/before"; };
