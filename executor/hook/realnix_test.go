@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -273,12 +274,12 @@ func TestRealNixBusy(t *testing.T) {
 }
 
 // signalling is written to, once.
-type signalling struct{ c chan struct{} }
+type signalling struct {
+	c    chan struct{}
+	once sync.Once
+}
 
 func (s *signalling) Write(p []byte) (int, error) {
-	if s.c != nil {
-		close(s.c)
-		s.c = nil
-	}
+	s.once.Do(func() { close(s.c) })
 	return len(p), nil
 }
