@@ -9,7 +9,7 @@ in
 {
   file = built "a damaged output is built again" [ (spoilt [ "repair-file" ]) ] (script "repair-file" { } "echo building; echo x > $out");
 
-  sound = built "what is not damaged is not built again" [ (repair // { options.cores = "2"; }) ] (script "repair-sound" { } "echo $NIX_BUILD_CORES; echo x > $out");
+  sound = built "what is not damaged is not built again" [ (repair // { options.cores = "2"; }) ] (script "repair-sound" { } "echo $NIX_BUILD_CORES; echo x > $out") // { since = "2.34"; };
 
   not-valid = built "what is not there is built" [ (repair // { delete = true; options.cores = "2"; }) ] (script "repair-not-valid" { } "echo $NIX_BUILD_CORES; echo x > $out");
 
@@ -43,5 +43,5 @@ in
 
   source = built "a source cannot be built" [ (spoilt [ "repair-source.txt" ] // { exit = [ 1 100 ]; says = [ "repair-source.txt" ]; }) ] (
     script "repair-of-source" { source = builtins.toFile "repair-source.txt" "source\n"; } "echo $source > $out")
-  // stays;
+  // stays // { since = "2.34"; };
 }
