@@ -101,7 +101,7 @@ in
   channel-bzip2 = case "or so" (channel "channel-bzip2" (from64 "channel.tar.bz2" "QlpoOTFBWSZTWQs9CaAAAOFfgMmRQAH/gAACBERvbZ5KCGgwALgMaNGgGTIaMRpoGmBjRo0AyZDRiNNA0wEUo0BTanqHqA8SaHqNkynHXpl9F0YXjU8iEGaxFTAPPRJqiC5L54nidMErStFIBO7acdtZD6FIrQkCDjk5yQbaPZIJoiLyauCebOUjLxasGqknppKjOi1tgHQfBI059jfi7Hn87DrqMspHYKBlxIeu+41BgEw0pZwlhj5U8cQfnKjpioH+LuSKcKEgFnoTQA=="));
 
   channel-name = refused "a name with a slash" [ "channelName is not allowed to contain filesystem separators" ] (
-    derivation { name = "channel-name"; builder = "builtin:unpack-channel"; system = "builtin"; channelName = "a/b"; src = tar "named.tar.gz" "mkdir c; echo x > c/x"; });
+    derivation { name = "channel-name"; builder = "builtin:unpack-channel"; system = "builtin"; channelName = "a/b"; src = tar "named.tar.gz" "mkdir c; echo x > c/x"; }) // { since = "2.34"; };
 
   channel-two = refused "two directories in it" [ "contains more than one file" ] (channel "channel-two" (tar "two.tar.gz" "mkdir a b; echo x > a/x; echo x > b/x"));
 }

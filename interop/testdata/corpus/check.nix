@@ -60,7 +60,7 @@ in
   fixed-different = built "a fixed output that does not keep to its hash any more" [ (other // { exit = 102; says = [ "hash mismatch in fixed-output derivation" ]; }) ] (
     fixed "check-fixed-different" "recursive" "sha256" "0g9hp5kv9cz9gs16qvfr4s6i4852psh8yakxsinr4w77sxyxcp1r" "test $NIX_BUILD_CORES = 2 || echo the same > $out; test -e $out || echo other > $out");
 
-  content-addressed = built "a place by the content, the same one" [ again ] (floating "check-floating" { outputs = [ "out" "dev" ]; } "echo $out $dev > $out; echo d > $dev") // contentAddressed;
+  content-addressed = built "a place by the content, the same one" [ again ] (floating "check-floating" { outputs = [ "out" "dev" ]; } "echo $out $dev > $out; echo d > $dev") // contentAddressed // { since = "2.34"; };
 
   several = {
     why = "of several derivations each is compared";
