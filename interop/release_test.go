@@ -3,7 +3,9 @@
 package interop
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,8 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/kilnbuild/kiln/internal/enclave"
 	"github.com/kilnbuild/kiln/internal/testenv"
@@ -24,7 +24,7 @@ const newestSeries = "2.34"
 // A release is a real Nix: that of PATH, or one with a root directory of its own.
 type release struct {
 	version string // "2.34.8"
-	root    string // "" for the machine's
+	room    string // the mount namespace that it has a root directory of its own in, "" for the machine's
 }
 
 // hostNix is the Nix of PATH.
@@ -37,17 +37,17 @@ func hostNix(t *testing.T) *release {
 // program another root directory in which it still builds as it would.
 func newestNix(t *testing.T) *release {
 	t.Helper()
-	root, err := newestRoot()
+	room, err := newestRoom()
 	if err != nil {
 		testenv.SkipTool(t, "no Nix %s to compare with: %v", newestSeries, err)
 	}
-	r := &release{root: root}
+	r := &release{room: room}
 	out := must(t, r.command(newScene(t), "nix-hash", "--version"))
 	r.version = out[0][strings.LastIndex(out[0], " ")+1:]
 	return r
 }
 
-var newestRoot = sync.OnceValues(func() (string, error) {
+var newestRoom = sync.OnceValues(func() (string, error) {
 	cmd := exec.Command("../.ci/peer", newestSeries)
 	var said strings.Builder
 	cmd.Stderr = &said
@@ -55,7 +55,7 @@ var newestRoot = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, said.String())
 	}
-	return strings.TrimSpace(string(out)), nil
+	return newRoom(strings.TrimSpace(string(out)))
 })
 
 // atLeast tells whether a release is that of a version, or a later one.
@@ -75,33 +75,53 @@ func (r *release) atLeast(version string) bool {
 
 // command is a command of the release in a scene.
 func (r *release) command(scene *testenv.Scene, words ...string) *exec.Cmd {
-	if r.root == "" {
+	if r.room == "" {
 		return sceneCommand(scene, words...)
 	}
-	cmd := sceneCommand(scene, append([]string{"/proc/self/exe"}, words...)...)
-	cmd.Env = append(cmd.Env, inRoot+"="+r.root, inRootDir+"="+testenv.Enclave().Dir)
-	return cmd
+	return sceneCommand(scene, append([]string{"nsenter", "--mount=" + r.room, "--"}, words...)...)
 }
 
-// inRoot is set for the test binary when it has to run its arguments with another
-// root directory, in which the directory of inRootDir is to be seen.
+// inRoot is set for the test binary when it has to keep a mount namespace in which
+// the root directory is another one, and the directory of inRootDir is to be seen.
 const (
 	inRoot    = "KILN_INTEROP_ROOT"
 	inRootDir = "KILN_INTEROP_ROOT_DIR"
 )
 
-func runInRoot(words []string) error {
-	root, dir := os.Getenv(inRoot), os.Getenv(inRootDir)
-	os.Unsetenv(inRoot)
-	os.Unsetenv(inRootDir)
-	if err := enclave.EnterRoot(root, dir); err != nil {
-		return err
-	}
-	program, err := exec.LookPath(words[0])
+// newRoom makes such a namespace for all commands of a release, and gives its
+// file. It ends with this process.
+func newRoom(root string) (string, error) {
+	keeper := exec.Command("/proc/self/exe")
+	keeper.Env = append(os.Environ(), inRoot+"="+root, inRootDir+"="+testenv.Enclave().Dir)
+	keeper.Stderr = os.Stderr
+	ready, err := keeper.StdoutPipe()
 	if err != nil {
+		return "", err
+	}
+	// Nobody writes to it: its end tells the keeper of ours, so it must not be closed
+	// as garbage.
+	if keepsRoom, err = keeper.StdinPipe(); err != nil {
+		return "", err
+	}
+	if err := keeper.Start(); err != nil {
+		return "", err
+	}
+	if _, err := ready.Read(make([]byte, 1)); err != nil {
+		return "", errors.Join(fmt.Errorf("enter the root directory %s: %w", root, err), keeper.Wait())
+	}
+	return fmt.Sprintf("/proc/%d/ns/mnt", keeper.Process.Pid), nil
+}
+
+var keepsRoom io.Closer
+
+// keepRoom is what the test binary does with inRoot set.
+func keepRoom() error {
+	if err := enclave.EnterRoot(os.Getenv(inRoot), os.Getenv(inRootDir)); err != nil {
 		return err
 	}
-	return unix.Exec(program, words, os.Environ())
+	fmt.Println("ready")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
 }
 
 // visible gives a file or tree of the machine a place that programs with another

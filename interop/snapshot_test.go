@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -27,8 +28,8 @@ type snapshot struct {
 	files   map[string][]string // a line for each file of each object
 	outputs map[string][]string // of each derivation
 	logs    map[string]string   // by derivation
-	// realisations are what Nix tells of the outputs of each derivation whose file
-	// does not have all their paths.
+	// realisations are what Nix tells of the outputs of derivations whose files do
+	// not have all their paths, by derivation, or of all of them.
 	realisations map[string]string
 	strays       []string // names in the store directory that are no valid objects
 	state        []string // see stateFiles
@@ -99,17 +100,17 @@ func take(t *testing.T, s *side) *snapshot {
 
 		realisations: map[string]string{},
 	}
-	for path := range snap.objects {
+	var floating []string
+	for _, path := range slices.Sorted(maps.Keys(snap.objects)) {
 		snap.files[path] = walk(t, s.store+path)
 		if strings.HasSuffix(path, ".drv") {
 			snap.outputs[path] = derivationOutputs(t, s.store+path)
 			if isFloating(t, s.store+path) && s.release.atLeast(newestSeries) {
-				o := run(t, s.nix("nix", "--store", s.store, "--extra-experimental-features", languageFeatures+" nix-command",
-					"realisation", "info", "--json", path+"^*"))
-				snap.realisations[path] = fmt.Sprint(o.exit, o.stdout)
+				floating = append(floating, path)
 			}
 		}
 	}
+	snap.readRealisations(t, s, floating)
 	for _, name := range names(t, filepath.Join(s.store, "nix/store")) {
 		if _, valid := snap.objects["/nix/store/"+name]; valid || name == ".links" {
 			continue
@@ -128,6 +129,30 @@ func take(t *testing.T, s *side) *snapshot {
 	slices.Sort(snap.kept)
 	snap.readLogs(t, filepath.Join(s.store, "nix/var/log/nix/drvs"))
 	return snap
+}
+
+// readRealisations asks Nix about the outputs of derivations: about all at once,
+// and where it does not know some of them, about each.
+func (snap *snapshot) readRealisations(t *testing.T, s *side, drvs []string) {
+	t.Helper()
+	ask := func(drvs ...string) outcome {
+		words := []string{"nix", "--store", s.store, "--extra-experimental-features", languageFeatures + " nix-command", "realisation", "info", "--json"}
+		for _, drv := range drvs {
+			words = append(words, drv+"^*")
+		}
+		return run(t, s.nix(words...))
+	}
+	if len(drvs) == 0 {
+		return
+	}
+	if o := ask(drvs...); o.exit == 0 {
+		snap.realisations["all"] = fmt.Sprint(o.stdout)
+		return
+	}
+	for _, drv := range drvs {
+		o := ask(drv)
+		snap.realisations[drv] = fmt.Sprint(o.exit, o.stdout)
+	}
 }
 
 // isKept tells whether a stray, or a file in the state directory, may be there on

@@ -60,7 +60,7 @@ in
   fetch-no-archive = refused "what is no archive cannot be unpacked" [ "fetched-no-archive" ] (fetch "fetched-no-archive" treeHash { url = "file://${file}"; unpack = true; });
 
   fetch-not-fixed = refused "a download must say what it is to give" [ "must be a fixed-output or impure derivation" ] (
-    derivation { name = "fetched-not-fixed"; builder = "builtin:fetchurl"; system = "builtin"; url = "file://${file}"; });
+    derivation { name = "fetched-not-fixed"; builder = "builtin:fetchurl"; system = "builtin"; url = "file://${file}"; }) // { since = "2.34"; };
 
   unknown = refused "a builder that there is not" [ "unsupported builtin builder" ] (derivation { name = "unknown-builtin"; builder = "builtin:nonsense"; system = "builtin"; });
 
