@@ -97,7 +97,7 @@ func (r *run) userNetwork(ctx context.Context) (sandbox.UserNetwork, error) {
 		}
 		if i := slices.IndexFunc(needs, onLoopback); i >= 0 {
 			return sandbox.UserNetwork{}, &sandbox.UserNetworkError{
-				Reason: fmt.Sprintf("the builder uses '%s', which is on the machine's loopback interface", needs[i]),
+				Reason: fmt.Sprintf("the builder uses '%s', which is on the machine's loopback interface", withoutPassword(needs[i])),
 			}
 		}
 	}
@@ -155,18 +155,34 @@ func (s *FetchSettings) needs() []string {
 	return urls
 }
 
-// onLoopback tells whether a URL, or a proxy without a scheme, is on the loopback
-// interface as far as its text tells.
-func onLoopback(text string) bool {
-	if text == "" {
-		return false
-	}
+// server reads a URL, or a proxy without a scheme, nil if it is neither: whoever uses
+// it will say so.
+func server(text string) *url.URL {
 	if !strings.Contains(text, "://") {
 		text = "http://" + text
 	}
 	u, err := url.Parse(text)
 	if err != nil {
-		return false // whoever uses it will say so
+		return nil
+	}
+	return u
+}
+
+// withoutPassword is how a server may be spoken of.
+func withoutPassword(text string) string {
+	u := server(text)
+	if u == nil || u.User == nil {
+		return text
+	}
+	return u.Redacted()
+}
+
+// onLoopback tells whether a URL, or a proxy without a scheme, is on the loopback
+// interface as far as its text tells.
+func onLoopback(text string) bool {
+	u := server(text)
+	if text == "" || u == nil {
+		return false
 	}
 	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -264,9 +265,29 @@ func (d *download) accept(answer *http.Response) error {
 		_, err := io.CopyN(io.Discard, alive{answer.Body, d}, d.offset)
 		return d.why(err)
 	}
-	text, _ := io.ReadAll(io.LimitReader(answer.Body, maxErrorBody))
+	text, _ := io.ReadAll(io.LimitReader(answer.Body, 2*maxErrorBody))
+	body := d.withoutSecrets(printable(string(text)))
 	after, _ := strconv.Atoi(answer.Header.Get("Retry-After"))
-	return &statusError{code: answer.StatusCode, after: time.Duration(max(after, 0)) * time.Second, body: printable(string(text))}
+	return &statusError{code: answer.StatusCode, after: time.Duration(max(after, 0)) * time.Second, body: body[:min(len(body), maxErrorBody)]}
+}
+
+// withoutSecrets keeps what a server says from having in it what we told the server:
+// some repeat what they were asked.
+func (d *download) withoutSecrets(text string) string {
+	var told []credentials
+	if c, ok := findCredentials(d.settings.Netrc, d.url.Hostname()); ok {
+		told = append(told, c)
+	}
+	if password, ok := d.url.User.Password(); ok {
+		told = append(told, credentials{d.url.User.Username(), password}, credentials{"", url.QueryEscape(password)})
+	}
+	for _, c := range told {
+		if c.password != "" {
+			encoded := base64.StdEncoding.EncodeToString([]byte(c.user + ":" + c.password))
+			text = strings.NewReplacer(encoded, "xxxxx", c.password, "xxxxx").Replace(text)
+		}
+	}
+	return text
 }
 
 // printable keeps what a server says from being more than text.
