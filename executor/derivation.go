@@ -15,52 +15,57 @@ import (
 )
 
 // wantOutputs makes outputs of a derivation valid.
-func (r *request) wantOutputs(ctx context.Context, drvPath nix.StorePath, wanted nix.OutputSpec, mode nix.BuildMode) outcome {
-	drv, err := r.load(ctx, drvPath)
+func (t task) wantOutputs(ctx context.Context, drvPath nix.StorePath, wanted nix.OutputSpec, mode nix.BuildMode) outcome {
+	drv, err := t.load(ctx, drvPath)
 	if err != nil {
 		return outcomeOf(err)
 	}
 	for _, name := range wanted.Names {
 		if _, ok := drv.Outputs[name]; !ok {
 			return failure(nix.BuildErrorf(nix.StatusInputRejected,
-				"derivation '%s' does not have wanted output '%s'; it has %s", r.print(drvPath), name, joinNames(drv.OutputNames())))
+				"derivation '%s' does not have wanted output '%s'; it has %s", t.print(drvPath), name, joinNames(drv.OutputNames())))
 		}
 	}
 	kind, err := drv.Kind()
 	if err != nil {
 		return failure(nix.BuildErrorf(nix.StatusInputRejected, "%v", err))
 	}
-	if rejection := r.enabled(drv, kind); rejection != nil {
+	if rejection := t.enabled(drv, kind); rejection != nil {
 		return failure(rejection)
 	}
-	if err := r.rootOutputs(ctx, drvPath, drv); err != nil {
+	if err := t.rootOutputs(ctx, drvPath, drv); err != nil {
 		return outcome{err: err}
 	}
-	known, err := r.knownOutputs(ctx, drvPath, drv, mode)
+	known, err := t.knownOutputs(ctx, drvPath, drv, mode)
 	if err != nil {
 		return outcome{err: err}
 	}
-	if out, err := r.nothingToBuild(ctx, drvPath, known, wanted, kind, mode); out != nil || err != nil {
+	if out, err := t.nothingToBuild(ctx, drvPath, known, wanted, kind, mode); out != nil || err != nil {
 		if err != nil {
 			return outcome{err: err}
 		}
 		return *out
 	}
-	if mustResolve(drv, kind, r.hasFeature(conf.CADerivations)) {
-		return r.wantResolved(ctx, drvPath, drv, kind, wanted, mode)
+	if mustResolve(drv, kind, t.hasFeature(conf.CADerivations)) {
+		return t.wantResolved(ctx, drvPath, drv, kind, wanted, mode)
 	}
 	key := goalKey{kind: buildGoal, path: drvPath, mode: mode}
-	out := r.await(ctx, key, func(ctx context.Context) outcome {
-		return r.told(drvPath, r.build(ctx, drvPath, drv, kind, mode))
-	})
+	out := t.await(ctx, t.goal(key, func(ctx context.Context, t task) outcome {
+		return t.told(drvPath, t.build(ctx, drvPath, drv, kind, mode))
+	}))
 	return out.only(wanted)
 }
 
 // only gives the outcome for a part of the outputs.
 func (o outcome) only(wanted nix.OutputSpec) outcome {
-	if o.err == nil && o.result.Status.Success() {
-		o.result.Outputs = maps.Clone(o.result.Outputs)
-		maps.DeleteFunc(o.result.Outputs, func(name nix.OutputName, _ nix.Realisation) bool { return !wanted.Contains(name) })
+	some := make(map[nix.OutputName]nix.Realisation)
+	for name, realisation := range o.result.Outputs {
+		if wanted.Contains(name) {
+			some[name] = realisation
+		}
+	}
+	if len(some) < len(o.result.Outputs) { // else all who wait can have the same map
+		o.result.Outputs = some
 	}
 	return o
 }
@@ -68,25 +73,25 @@ func (o outcome) only(wanted nix.OutputSpec) outcome {
 // nothingToBuild gives the outcome when the wanted outputs are as they should be,
 // or when they cannot be what they should be. It is nil when there is something
 // to build.
-func (r *request) nothingToBuild(ctx context.Context, drvPath nix.StorePath, known knownOutputs, wanted nix.OutputSpec, kind nix.OutputKind, mode nix.BuildMode) (*outcome, error) {
+func (t task) nothingToBuild(ctx context.Context, drvPath nix.StorePath, known knownOutputs, wanted nix.OutputSpec, kind nix.OutputKind, mode nix.BuildMode) (*outcome, error) {
 	outputs, valid := known.wanted(drvPath, wanted)
 	switch {
 	case mode == nix.BuildCheck && kind == nix.Impure:
 		out := failure(nix.BuildErrorf(nix.StatusMiscFailure,
-			"derivation '%s' is impure: it may make something else each time, so checking is not possible", r.print(drvPath)))
+			"derivation '%s' is impure: it may make something else each time, so checking is not possible", t.print(drvPath)))
 		return &out, nil
 	case mode == nix.BuildCheck && !valid:
 		out := failure(nix.BuildErrorf(nix.StatusMiscFailure,
-			"some outputs of '%s' are not valid, so checking is not possible\nHint: build it without --check or --rebuild first, or use --repair if it is damaged", r.print(drvPath)))
+			"some outputs of '%s' are not valid, so checking is not possible\nHint: build it without --check or --rebuild first, or use --repair if it is damaged", t.print(drvPath)))
 		return &out, nil
 	case mode == nix.BuildCheck || !valid:
 		return nil, nil
 	case mode == nix.BuildRepair:
-		if out := r.repairClosure(ctx, drvPath, known); out != nil {
+		if out := t.repairClosure(ctx, drvPath, known); out != nil {
 			return out, nil
 		}
 	}
-	if err := r.recordKnown(ctx, drvPath, outputs); err != nil {
+	if err := t.recordKnown(ctx, drvPath, outputs); err != nil {
 		return nil, err
 	}
 	return &outcome{result: nix.BuildResult{Status: nix.StatusAlreadyValid, Outputs: outputs}}, nil
@@ -106,14 +111,15 @@ func (r *request) rootOutputs(ctx context.Context, drvPath nix.StorePath, drv *n
 
 // wantResolved makes outputs of a derivation valid that has to be resolved first.
 // When what its inputs turn out to be has been built from before, nothing is built.
-func (r *request) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, wanted nix.OutputSpec, mode nix.BuildMode) outcome {
-	resolution := r.await(ctx, goalKey{kind: resolveGoal, path: drvPath, mode: inputMode(mode)}, func(ctx context.Context) outcome {
-		return r.told(drvPath, r.resolve(ctx, drvPath, drv, kind, mode))
-	})
+func (t task) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, wanted nix.OutputSpec, mode nix.BuildMode) outcome {
+	key := goalKey{kind: resolveGoal, path: drvPath, mode: inputMode(mode)}
+	resolution := t.await(ctx, t.goal(key, func(ctx context.Context, t task) outcome {
+		return t.told(drvPath, t.resolve(ctx, drvPath, drv, kind, mode))
+	}))
 	if resolution.err != nil || resolution.resolved == "" {
 		return resolution
 	}
-	out := r.wantOutputs(ctx, resolution.resolved, wanted, mode)
+	out := t.wantOutputs(ctx, resolution.resolved, wanted, mode)
 	if out.err != nil {
 		return out
 	}
@@ -122,7 +128,7 @@ func (r *request) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *
 			out.result.Causes = []nix.BuildStatus{out.result.Status}
 		}
 		out.result.Status = nix.StatusDependencyFailed
-		out.result.Message += fmt.Sprintf("\nbuild of resolved derivation '%s' failed", r.print(resolution.resolved))
+		out.result.Message += fmt.Sprintf("\nbuild of resolved derivation '%s' failed", t.print(resolution.resolved))
 		return out
 	}
 	if out.result.Status == nix.StatusAlreadyValid {
@@ -134,7 +140,7 @@ func (r *request) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *
 	}
 	out.result.Outputs = outputs
 	if kind != nix.Impure {
-		if err := r.recordKnown(ctx, drvPath, outputs); err != nil {
+		if err := t.recordKnown(ctx, drvPath, outputs); err != nil {
 			return outcome{err: err}
 		}
 	}
@@ -143,30 +149,30 @@ func (r *request) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *
 
 // resolve is the goal that finds out what the inputs of a derivation are, and
 // writes the derivation that has them in their place.
-func (r *request) resolve(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, mode nix.BuildMode) outcome {
-	if _, err := drvopts.Parse(r.executor.store.Dir(), drv); err != nil {
-		return failure(nix.BuildErrorf(nix.StatusMiscFailure, "while parsing derivation '%s': %v", r.print(drvPath), err))
+func (t task) resolve(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, mode nix.BuildMode) outcome {
+	if _, err := drvopts.Parse(t.executor.store.Dir(), drv); err != nil {
+		return failure(nix.BuildErrorf(nix.StatusMiscFailure, "while parsing derivation '%s': %v", t.print(drvPath), err))
 	}
-	if rejection := r.purity(ctx, drvPath, drv, kind); rejection != nil {
+	if rejection := t.purity(ctx, drvPath, drv, kind); rejection != nil {
 		return *rejection
 	}
-	_, found, out := r.realiseInputs(ctx, drvPath, drv, mode)
+	_, found, out := t.realiseInputs(ctx, drvPath, drv, mode)
 	if out != nil {
 		return *out
 	}
-	if rejection := r.require(conf.CADerivations); rejection != nil {
+	if rejection := t.require(conf.CADerivations); rejection != nil {
 		return failure(rejection)
 	}
-	st := r.executor.store
+	st := t.executor.store
 	resolved := resolve(st.Dir(), drv, found)
 	if err := st.Hasher().FillOutputPaths(ctx, resolved); err != nil {
-		return failure(nix.BuildErrorf(nix.StatusInputRejected, "resolve '%s': %v", r.print(drvPath), err))
+		return failure(nix.BuildErrorf(nix.StatusInputRejected, "resolve '%s': %v", t.print(drvPath), err))
 	}
 	path, err := st.AddDerivation(ctx, resolved)
 	if err != nil {
-		return outcome{err: fmt.Errorf("resolve '%s': %w", r.print(drvPath), err)}
+		return outcome{err: fmt.Errorf("resolve '%s': %w", t.print(drvPath), err)}
 	}
-	r.event(nix.EventDiagnostic, drvPath, fmt.Sprintf("resolved derivation: '%s' -> '%s'", r.print(drvPath), r.print(path)))
+	t.event(nix.EventDiagnostic, drvPath, fmt.Sprintf("resolved derivation: '%s' -> '%s'", t.print(drvPath), t.print(path)))
 	return outcome{resolved: path}
 }
 
@@ -191,32 +197,32 @@ func (r *request) purity(ctx context.Context, drvPath nix.StorePath, drv *nix.De
 }
 
 // build is the goal that makes all outputs of a derivation valid.
-func (r *request) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, mode nix.BuildMode) outcome {
-	options, err := drvopts.Parse(r.executor.store.Dir(), drv)
+func (t task) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, mode nix.BuildMode) outcome {
+	options, err := drvopts.Parse(t.executor.store.Dir(), drv)
 	if err != nil {
-		return failure(nix.BuildErrorf(nix.StatusMiscFailure, "while parsing derivation '%s': %v", r.print(drvPath), err))
+		return failure(nix.BuildErrorf(nix.StatusMiscFailure, "while parsing derivation '%s': %v", t.print(drvPath), err))
 	}
-	inputs, _, out := r.realiseInputs(ctx, drvPath, drv, mode)
+	inputs, _, out := t.realiseInputs(ctx, drvPath, drv, mode)
 	if out != nil {
 		return *out
 	}
-	rejection := r.admissible(drvPath, drv, options)
-	if rejection != nil && !r.mayPassOn(drvPath, mode) {
+	rejection := t.admissible(drvPath, drv, options)
+	if rejection != nil && !t.mayPassOn(drvPath, mode) {
 		return failure(rejection)
 	}
-	closure, err := r.closures.of(ctx, inputs)
+	closure, err := t.closures.of(ctx, inputs)
 	if err != nil {
-		return outcome{err: fmt.Errorf("inputs of '%s': %w", r.print(drvPath), err)}
+		return outcome{err: fmt.Errorf("inputs of '%s': %w", t.print(drvPath), err)}
 	}
 	attempt := &build.Attempt{
-		DrvPath: drvPath, Drv: &drv.BasicDerivation, Options: options, Closure: closure, Mode: mode, Log: r.log,
-		Realise: kind != nix.Impure && r.recordsRealisations(drvPath),
+		DrvPath: drvPath, Drv: &drv.BasicDerivation, Options: options, Closure: closure, Mode: mode, Log: t.log,
+		Realise: kind != nix.Impure && t.recordsRealisations(drvPath),
 	}
-	where := places{here: rejection == nil, elsewhere: r.mayPassOn(drvPath, mode) && (rejection != nil || !options.PreferLocalBuild)}
+	where := machines{here: rejection == nil, elsewhere: t.mayPassOn(drvPath, mode) && (rejection != nil || !options.PreferLocalBuild)}
 	for {
-		out := r.attempt(ctx, drv, kind, attempt, where)
+		out := t.attempt(ctx, drv, kind, attempt, where)
 		if out == nil { // to be asked again
-			if out := r.awaitMachine(ctx, drvPath); out != nil {
+			if out := t.awaitMachine(ctx, drvPath); out != nil {
 				return *out
 			}
 			continue
@@ -230,25 +236,28 @@ func (r *request) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Der
 
 // attempt builds under the locks of the outputs, here or elsewhere. It gives nil if
 // there is no machine at the moment.
-func (r *request) attempt(ctx context.Context, drv *nix.Derivation, kind nix.OutputKind, attempt *build.Attempt, where places) *outcome {
-	st, drvPath := r.executor.store, attempt.DrvPath
-	known, err := r.knownOutputs(ctx, drvPath, drv, attempt.Mode)
+func (t task) attempt(ctx context.Context, drv *nix.Derivation, kind nix.OutputKind, attempt *build.Attempt, where machines) *outcome {
+	st, drvPath := t.executor.store, attempt.DrvPath
+	known, err := t.knownOutputs(ctx, drvPath, drv, attempt.Mode)
 	if err != nil {
 		return &outcome{err: err}
 	}
 	locks, err := st.LockPaths(ctx, known.lockNames(drvPath), func(path string) {
-		r.event(nix.EventWaiting, drvPath, fmt.Sprintf("waiting for lock on '%s'", path))
+		// Whoever has the lock may need the place.
+		t.place.leave()
+		t.event(nix.EventWaiting, drvPath, fmt.Sprintf("waiting for lock on '%s'", path))
 	})
 	if err != nil {
 		return &outcome{err: err}
 	}
 	defer locks.Release()
+	t.place.comeBack(ctx)
 
 	// Somebody else may have built it while we waited.
-	if known, err = r.knownOutputs(ctx, drvPath, drv, attempt.Mode); err != nil {
+	if known, err = t.knownOutputs(ctx, drvPath, drv, attempt.Mode); err != nil {
 		return &outcome{err: err}
 	}
-	if out, err := r.nothingToBuild(ctx, drvPath, known, nix.AllOutputs, kind, attempt.Mode); out != nil || err != nil {
+	if out, err := t.nothingToBuild(ctx, drvPath, known, nix.AllOutputs, kind, attempt.Mode); out != nil || err != nil {
 		if err != nil {
 			return &outcome{err: err}
 		}
@@ -256,21 +265,21 @@ func (r *request) attempt(ctx context.Context, drv *nix.Derivation, kind nix.Out
 	}
 	attempt.Known = known
 	if where.elsewhere {
-		if out, declined := r.passOn(ctx, drv, attempt, where.here); !declined {
+		if out, declined := t.passOn(ctx, drv, attempt, where.here); !declined {
 			return out
 		}
 	}
 	if !where.here {
-		out := failure(nix.BuildErrorf(nix.StatusInputRejected, "no machine builds '%s'", r.print(drvPath)))
+		out := failure(nix.BuildErrorf(nix.StatusInputRejected, "no machine builds '%s'", t.print(drvPath)))
 		return &out
 	}
 
 	rounds := 1
 	if attempt.Mode == nix.BuildCheck {
-		rounds = max(r.rounds, 1)
+		rounds = max(t.rounds, 1)
 	}
 	for times := 1; ; times++ {
-		out := r.once(ctx, drv, attempt)
+		out := t.once(ctx, drv, attempt)
 		if out.result.TimesBuilt > 0 {
 			out.result.TimesBuilt = times
 		}
@@ -281,15 +290,15 @@ func (r *request) attempt(ctx context.Context, drv *nix.Derivation, kind nix.Out
 }
 
 // once runs the builder once, when there is a slot for it.
-func (r *request) once(ctx context.Context, drv *nix.Derivation, attempt *build.Attempt) outcome {
-	release, err := r.executor.slots.acquire(ctx)
+func (t task) once(ctx context.Context, drv *nix.Derivation, attempt *build.Attempt) outcome {
+	release, err := t.executor.slots.acquire(ctx)
 	if err != nil {
 		return outcome{err: err}
 	}
 	defer release()
 	attempt.BuilderEnded = release
-	done, err := r.executor.machine.Run(ctx, attempt, &r.settings.Attempt)
-	return r.report(attempt.DrvPath, drv, done, err)
+	done, err := t.executor.machine.Run(ctx, attempt, &t.settings.Attempt)
+	return t.report(attempt.DrvPath, drv, done, err)
 }
 
 // report turns what an attempt gave into the outcome of its goal.

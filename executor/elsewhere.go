@@ -10,8 +10,8 @@ import (
 	"github.com/kilnbuild/kiln/nix"
 )
 
-// places says where a derivation may be built.
-type places struct {
+// machines says where a derivation may be built.
+type machines struct {
 	here      bool
 	elsewhere bool // by the build hook, which is asked first
 }
@@ -26,27 +26,30 @@ func (r *request) mayPassOn(drvPath nix.StorePath, mode nix.BuildMode) bool {
 
 // passOn offers a derivation to the build hook. It is declined where the outcome is
 // of no interest; a nil outcome otherwise says that it is to be offered again.
-func (r *request) passOn(ctx context.Context, drv *nix.Derivation, attempt *build.Attempt, here bool) (_ *outcome, declined bool) {
-	x, drvPath := r.executor, attempt.DrvPath
-	verdict, done, err := x.machine.Elsewhere(ctx, r.settings.BuildHook, attempt, &r.settings.Attempt, here && x.slots.free())
+func (t task) passOn(ctx context.Context, drv *nix.Derivation, attempt *build.Attempt, here bool) (_ *outcome, declined bool) {
+	x, drvPath := t.executor, attempt.DrvPath
+	// What other machines do takes nothing of this one.
+	t.place.leave()
+	defer t.place.comeBack(ctx)
+	verdict, done, err := x.machine.Elsewhere(ctx, t.settings.BuildHook, attempt, &t.settings.Attempt, here && x.slots.free())
 	switch {
 	case err != nil && done == nil:
 		if cause := context.Cause(ctx); cause != nil {
 			return &outcome{err: cause}, false
 		}
 		// A hook that is broken is no reason not to build here.
-		r.event(nix.EventWarning, drvPath, fmt.Sprintf("build hook: %v", err))
+		t.event(nix.EventWarning, drvPath, fmt.Sprintf("build hook: %v", err))
 		return nil, true
 	case verdict == hook.Declined, verdict == hook.DeclinedForGood:
 		return nil, true
 	case verdict == hook.Postponed:
 		return nil, false
 	}
-	out := r.report(drvPath, drv, done, err)
+	out := t.report(drvPath, drv, done, err)
 	if out.err != nil || !out.result.Status.Success() {
 		return &out, false
 	}
-	if err := r.arrived(ctx, drvPath, drv, &out); err != nil {
+	if err := t.arrived(ctx, drvPath, drv, &out); err != nil {
 		return &outcome{err: err}, false
 	}
 	return &out, false
@@ -69,9 +72,11 @@ func (r *request) arrived(ctx context.Context, drvPath nix.StorePath, drv *nix.D
 }
 
 // awaitMachine waits until it makes sense to ask for a machine again.
-func (r *request) awaitMachine(ctx context.Context, drvPath nix.StorePath) *outcome {
-	r.event(nix.EventWaiting, drvPath, fmt.Sprintf("waiting for a machine to build '%s'", r.print(drvPath)))
-	timer := time.NewTimer(max(r.settings.PollInterval, time.Second))
+func (t task) awaitMachine(ctx context.Context, drvPath nix.StorePath) *outcome {
+	t.event(nix.EventWaiting, drvPath, fmt.Sprintf("waiting for a machine to build '%s'", t.print(drvPath)))
+	t.place.leave()
+	defer t.place.comeBack(ctx)
+	timer := time.NewTimer(max(t.settings.PollInterval, time.Second))
 	defer timer.Stop()
 	select {
 	case <-timer.C:

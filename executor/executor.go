@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/kilnbuild/kiln/executor/build"
@@ -75,7 +74,7 @@ func New(st *local.Store, machine *build.Machine, settings Settings) *Executor {
 	return &Executor{
 		store: st, machine: machine, settings: settings,
 		slots: newSlots(max(settings.MaxJobs, 1)),
-		goals: newGoals(ctx), stop: stop,
+		goals: newGoals(ctx, placesFor(settings.MaxJobs)), stop: stop,
 		drvs: newDerivations(st),
 	}
 }
@@ -87,11 +86,15 @@ func (x *Executor) Close() error {
 	return nil
 }
 
+// placesFor is how many goals are worked on at once: those with a running builder,
+// as many whose outputs are taken in meanwhile, and what is ready to be next.
+func placesFor(jobs int) int { return 2*max(jobs, 1) + 2 }
+
 // Build implements nix.Builder.
 func (x *Executor) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
 	r := &request{
 		executor: x, settings: &x.settings, log: req.Log, mode: req.Mode, rounds: req.Rounds, basic: req.Basic,
-		closures: newClosures(x.store), ended: make(map[goalKey]outcome),
+		closures: newClosures(x.store), ended: make(map[goalKey]*outcome),
 	}
 	if r.log == nil {
 		r.log = discardLog{}
@@ -105,20 +108,21 @@ func (r *request) run(ctx context.Context, paths []nix.DerivedPath) ([]nix.Build
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
+	t := task{request: r}
 	results := make([]nix.BuildResult, len(paths))
 	errs := make([]error, len(paths))
-	var wg sync.WaitGroup
+	wants := make([]want, len(paths))
 	for i, p := range paths {
-		wg.Go(func() {
-			out := r.want(ctx, p)
-			results[i], errs[i] = out.result, out.err
-			results[i].Path = p
-			if !r.settings.KeepGoing && (out.err != nil || !out.result.Status.Success()) {
-				cancel(errSiblingFailed)
-			}
-		})
+		wants[i] = t.goal(goalKey{kind: wantGoal, path: p.Path, outputs: p.Format("", "^"), mode: r.mode},
+			func(ctx context.Context, t task) outcome { return t.want(ctx, p) })
 	}
-	wg.Wait()
+	r.awaitAll(ctx, nil, wants, func(i int, out *outcome) {
+		results[i], errs[i] = out.result, out.err
+		results[i].Path = paths[i]
+		if !r.settings.KeepGoing && (out.err != nil || !out.result.Status.Success()) {
+			cancel(errSiblingFailed)
+		}
+	})
 	for i, err := range errs {
 		if err == nil {
 			continue
@@ -137,30 +141,30 @@ func (r *request) run(ctx context.Context, paths []nix.DerivedPath) ([]nix.Build
 var errSiblingFailed = errors.New("another build of the same request failed")
 
 // want makes one derived path valid.
-func (r *request) want(ctx context.Context, p nix.DerivedPath) outcome {
+func (t task) want(ctx context.Context, p nix.DerivedPath) outcome {
 	if p.IsOpaque() && len(p.Via) == 0 {
-		return r.wantPath(ctx, p.Path)
+		return t.wantPath(ctx, p.Path)
 	}
 	if len(p.Via) == 0 {
-		return r.wantOutputs(ctx, p.Path, p.Outputs, r.mode)
+		return t.wantOutputs(ctx, p.Path, p.Outputs, t.mode)
 	}
-	if rejection := r.require(conf.DynamicDerivations); rejection != nil {
+	if rejection := t.require(conf.DynamicDerivations); rejection != nil {
 		return failure(rejection)
 	}
 	drv := p.Path
 	for _, via := range p.Via {
-		out := r.wantOutputs(ctx, drv, nix.OutputSpec{Names: []nix.OutputName{via}}, inputMode(r.mode))
+		out := t.wantOutputs(ctx, drv, nix.OutputSpec{Names: []nix.OutputName{via}}, inputMode(t.mode))
 		if out.err != nil || !out.result.Status.Success() {
 			return out
 		}
 		drv = out.result.Outputs[via].OutPath
 	}
-	return r.wantOutputs(ctx, drv, p.Outputs, r.mode)
+	return t.wantOutputs(ctx, drv, p.Outputs, t.mode)
 }
 
 // wantPath makes a store object valid that nothing is known of but its path.
-func (r *request) wantPath(ctx context.Context, p nix.StorePath) outcome {
-	st := r.executor.store
+func (t task) wantPath(ctx context.Context, p nix.StorePath) outcome {
+	st := t.executor.store
 	if err := st.AddTempRoot(ctx, p); err != nil {
 		return outcome{err: err}
 	}

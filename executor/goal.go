@@ -3,6 +3,7 @@ package executor
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/kilnbuild/kiln/nix"
@@ -12,13 +13,16 @@ import (
 type goalKey struct {
 	kind goalKind
 	path nix.StorePath
-	mode nix.BuildMode
+	// outputs say which outputs a wantGoal is about, in one text.
+	outputs string
+	mode    nix.BuildMode
 }
 
 type goalKind uint8
 
 const (
-	buildGoal   goalKind = iota + 1 // make all outputs of the derivation path valid
+	wantGoal    goalKind = iota + 1 // make some outputs of the derivation path valid
+	buildGoal                       // make all outputs of the derivation path valid
 	resolveGoal                     // find out what the inputs of the derivation path are
 )
 
@@ -29,30 +33,45 @@ type outcome struct {
 	err    error
 	// resolved is what a resolveGoal that succeeded has found.
 	resolved nix.StorePath
+	// realised says which objects the outputs of an input are, after a wantGoal
+	// that succeeded.
+	realised realised
 }
 
-// goal is one piece of work under way, or done.
+// work is what a goal does. It has a place until it returns.
+type work func(ctx context.Context, p *place) outcome
+
+// goal is one piece of work that waits for its turn, is under way, or is done.
 type goal struct {
-	cancel  context.CancelCauseFunc
-	waiters int           // guarded by goals.mu
-	done    chan struct{} // closed when outcome is set
-	outcome outcome
+	key     goalKey
+	work    work                    // nil once it has begun, or is not wanted any more
+	cancel  context.CancelCauseFunc // nil until it has begun
+	waiters []waiter                // guarded by goals.mu
+	outcome outcome                 // set before done is closed
+	done    chan struct{}
+}
+
+// A waiter is told of the end of a goal by the number that it has given to it.
+type waiter struct {
+	ended chan<- int
+	i     int
 }
 
 // errAbandoned is the cause that a goal's context ends with when nobody waits
 // for it any more.
 var errAbandoned = errors.New("nobody waits for this build any more")
 
-// goals are the goals under way of one executor.
+// goals are the goals of one executor.
 type goals struct {
 	lifetime context.Context // ends when the executor is closed
 	mu       sync.Mutex
 	active   map[goalKey]*goal
+	places   *places
 	running  sync.WaitGroup
 }
 
-func newGoals(lifetime context.Context) *goals {
-	return &goals{lifetime: lifetime, active: make(map[goalKey]*goal)}
+func newGoals(lifetime context.Context, n int) *goals {
+	return &goals{lifetime: lifetime, active: make(map[goalKey]*goal), places: newPlaces(n)}
 }
 
 // request is one call of Build. It remembers the goals that ended while it was
@@ -69,75 +88,167 @@ type request struct {
 	closures *closures
 
 	mu    sync.Mutex
-	ended map[goalKey]outcome
+	ended map[goalKey]*outcome
 }
 
-// await waits for the goal of key, and starts it with start when there is none.
-// When ctx ends first the wait is over; if it was the last one, the goal is
-// cancelled and await returns only after it has cleaned up after itself.
-func (r *request) await(ctx context.Context, key goalKey, start func(ctx context.Context) outcome) outcome {
-	r.mu.Lock()
-	known, ok := r.ended[key]
-	r.mu.Unlock()
-	if ok {
-		return known
-	}
+// A want is a goal that a request, or another goal, waits for.
+type want struct {
+	key  goalKey
+	work work
+}
 
-	g := r.executor.goals.attach(key, start)
-	select {
-	case <-g.done:
-	case <-ctx.Done():
-		if r.executor.goals.detach(key, g, context.Cause(ctx)) {
-			<-g.done
+// await waits for one goal; see awaitAll.
+func (r *request) await(ctx context.Context, p *place, w want) (out outcome) {
+	r.awaitAll(ctx, p, []want{w}, func(_ int, got *outcome) { out = *got })
+	return out
+}
+
+// awaitAll waits for goals, and starts those that nobody else waits for. It calls
+// each with every one of them as it ends, from its own goroutine. When ctx ends
+// first the wait is over; goals that nobody waits for then are cancelled, and
+// awaitAll returns only after they have cleaned up after themselves. The place of
+// the caller, if it has one, is somebody else's meanwhile.
+func (r *request) awaitAll(ctx context.Context, p *place, wants []want, each func(i int, out *outcome)) {
+	gs := r.executor.goals
+	ended := make(chan int, len(wants))
+	waiting := make([]*goal, len(wants))
+	left := 0
+	// What is asked for last is worked on first.
+	for i, w := range slices.Backward(wants) {
+		if known := r.known(w.key); known != nil {
+			each(i, known)
+			continue
 		}
-		return outcome{err: context.Cause(ctx)}
+		waiting[i] = gs.attach(w.key, waiter{ended, i}, w.work)
+		left++
 	}
-	r.mu.Lock()
-	r.ended[key] = g.outcome
-	r.mu.Unlock()
-	return g.outcome
+	if left == 0 {
+		return
+	}
+	p.leave()
+	defer p.comeBack(ctx)
+	for ; left > 0; left-- {
+		select {
+		case i := <-ended:
+			g := waiting[i]
+			waiting[i] = nil
+			r.remember(g)
+			each(i, &g.outcome)
+		case <-ctx.Done():
+			r.leaveAll(ctx, waiting, ended, each)
+			return
+		}
+	}
 }
 
-func (gs *goals) attach(key goalKey, start func(context.Context) outcome) *goal {
+// leaveAll gives up the waits for goals.
+func (r *request) leaveAll(ctx context.Context, waiting []*goal, ended chan<- int, each func(i int, out *outcome)) {
+	cause := context.Cause(ctx)
+	var last []*goal
+	for i, g := range waiting {
+		if g == nil {
+			continue
+		}
+		if r.executor.goals.detach(g, waiter{ended, i}, cause) {
+			last = append(last, g)
+		}
+		each(i, &outcome{err: cause})
+	}
+	for _, g := range last {
+		<-g.done
+	}
+}
+
+// known is the outcome of a goal that has ended for this request before.
+func (r *request) known(key goalKey) *outcome {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ended[key]
+}
+
+func (r *request) remember(g *goal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended[g.key] = &g.outcome
+}
+
+// attach adds a wait for the goal of key, which is begun when there is a place.
+func (gs *goals) attach(key goalKey, w waiter, work work) *goal {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	if g, ok := gs.active[key]; ok {
-		g.waiters++
+		g.waiters = append(g.waiters, w)
 		return g
 	}
-	ctx, cancel := context.WithCancelCause(gs.lifetime)
-	g := &goal{cancel: cancel, waiters: 1, done: make(chan struct{})}
+	g := &goal{key: key, work: work, waiters: []waiter{w}, done: make(chan struct{})}
 	gs.active[key] = g
 	gs.running.Add(1)
-	go func() {
-		defer gs.running.Done()
-		defer cancel(nil)
-		g.outcome = start(ctx)
-		gs.mu.Lock()
-		if gs.active[key] == g {
-			delete(gs.active, key)
-		}
-		gs.mu.Unlock()
-		close(g.done)
-	}()
+	gs.places.begin(func(p *place) { gs.carryOut(g, p) })
 	return g
 }
 
-// detach gives up one wait for g. It tells whether that was the last one: the
-// goal is then cancelled, and no longer found by others.
-func (gs *goals) detach(key goalKey, g *goal, cause error) bool {
+// carryOut works on a goal, if somebody still waits for it.
+func (gs *goals) carryOut(g *goal, p *place) {
+	defer gs.running.Done()
+	defer p.leave()
+	gs.mu.Lock()
+	work := g.work
+	g.work = nil
+	if work == nil {
+		gs.mu.Unlock()
+		return
+	}
+	ctx, cancel := context.WithCancelCause(gs.lifetime)
+	defer cancel(nil)
+	g.cancel = cancel
+	gs.mu.Unlock()
+
+	g.outcome = work(ctx, p)
+
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	g.waiters--
-	if g.waiters > 0 {
+	gs.end(g)
+}
+
+// end takes a goal off the list and tells its waiters. The caller holds gs.mu.
+func (gs *goals) end(g *goal) {
+	if gs.active[g.key] == g {
+		delete(gs.active, g.key)
+	}
+	g.cancel = nil
+	for _, w := range g.waiters {
+		w.ended <- w.i // has room for all
+	}
+	g.waiters = nil
+	close(g.done)
+}
+
+// detach gives up a wait for g. It tells whether that was the last one: the goal is
+// then cancelled, and no longer found by others.
+func (gs *goals) detach(g *goal, w waiter, cause error) bool {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g.waiters = slices.DeleteFunc(g.waiters, func(other waiter) bool { return other == w })
+	select {
+	case <-g.done:
+		return false
+	default:
+	}
+	if len(g.waiters) > 0 {
 		return false
 	}
-	if gs.active[key] == g {
-		delete(gs.active, key)
+	if gs.active[g.key] == g {
+		delete(gs.active, g.key)
 	}
 	if cause == nil {
 		cause = errAbandoned
 	}
-	g.cancel(cause)
+	if g.cancel != nil {
+		g.cancel(cause)
+		return true
+	}
+	// It has not begun, and will find that it need not.
+	g.work, g.outcome = nil, outcome{err: cause}
+	close(g.done)
 	return true
 }

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
@@ -29,49 +28,53 @@ type input struct {
 
 // realiseInputs makes the inputs of a derivation valid. It gives them, and which
 // of them is which output. The outcome is set when that did not succeed.
-func (r *request) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, mode nix.BuildMode) ([]nix.StorePath, realised, *outcome) {
+func (t task) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, mode nix.BuildMode) ([]nix.StorePath, realised, *outcome) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
 	paths := slices.Sorted(maps.Keys(drv.InputDrvs))
-	r.log.Event(nix.Event{Kind: nix.EventPlanned, Path: drvPath, Inputs: paths})
+	t.log.Event(nix.Event{Kind: nix.EventPlanned, Path: drvPath, Inputs: paths})
 	wanted := make([]input, len(paths))
 	for i, p := range paths {
 		wanted[i] = input{p, drv.InputDrvs[p]}
 	}
 	outs := make([]outcome, len(wanted)+len(drv.InputSrcs))
 	found := make([]realised, len(wanted))
-	var wg sync.WaitGroup
 	fail := func(out outcome) {
-		if !r.settings.KeepGoing && (out.err != nil || !out.result.Status.Success()) {
+		if !t.settings.KeepGoing && (out.err != nil || !out.result.Status.Success()) {
 			cancel(errSiblingFailed)
 		}
 	}
-	valid, err := r.executor.store.ValidPaths(ctx, drv.InputSrcs)
+	valid, err := t.executor.store.ValidPaths(ctx, drv.InputSrcs)
 	if err != nil {
 		return nil, nil, &outcome{err: err}
 	}
 	for i, p := range drv.InputSrcs {
 		if _, ok := slices.BinarySearch(valid, p); !ok {
 			outs[len(wanted)+i] = failure(nix.BuildErrorf(nix.StatusMiscFailure,
-				"dependency '%s' of '%s' does not exist, and there is no substituter that can build it", r.print(p), r.print(drvPath)))
+				"dependency '%s' of '%s' does not exist, and there is no substituter that can build it", t.print(p), t.print(drvPath)))
 			fail(outs[len(wanted)+i])
 		}
 	}
 	mode = inputMode(mode)
+	var missing []int
+	var wants []want
 	for i, in := range wanted {
-		// What is valid already needs no goroutine.
-		if out := r.validInput(ctx, in, mode); out != nil {
+		// What is valid already needs no goal.
+		if out := t.validInput(ctx, in, mode); out != nil {
 			outs[i], found[i] = *out, in.realised(*out)
 			fail(*out)
 			continue
 		}
-		wg.Go(func() {
-			outs[i], found[i] = r.realise(ctx, in, "", mode)
-			fail(outs[i])
-		})
+		missing = append(missing, i)
+		wants = append(wants, t.goal(goalKey{kind: wantGoal, path: in.drv, outputs: fmt.Sprint(in.outputs), mode: mode},
+			func(ctx context.Context, t task) outcome { return t.realise(ctx, in, mode) }))
 	}
-	wg.Wait()
+	t.awaitAll(ctx, t.place, wants, func(n int, out *outcome) {
+		i := missing[n]
+		outs[i], found[i] = *out, out.realised
+		fail(*out)
+	})
 
 	var failed []nix.BuildResult
 	for _, out := range outs {
@@ -84,7 +87,7 @@ func (r *request) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv 
 		}
 	}
 	if len(failed) > 0 {
-		return nil, nil, r.dependencyFailed(drvPath, drv, failed)
+		return nil, nil, t.dependencyFailed(drvPath, drv, failed)
 	}
 	objects, all := slices.Clone(drv.InputSrcs), make(realised)
 	for _, f := range found {
@@ -107,21 +110,20 @@ func (in input) realised(out outcome) realised {
 
 // realise makes valid what is needed of an input: its outputs, and those of the
 // derivations that outputs of it are.
-func (r *request) realise(ctx context.Context, in input, via string, mode nix.BuildMode) (outcome, realised) {
+func (t task) realise(ctx context.Context, in input, mode nix.BuildMode) outcome {
 	found := make(realised)
-	root := in.drv
 	var descend func(drv nix.StorePath, via string, needed nix.InputOutputs) outcome
 	descend = func(drv nix.StorePath, via string, needed nix.InputOutputs) outcome {
 		var spec nix.OutputSpec
 		spec.Names = append(slices.Clone(needed.Outputs), slices.Collect(maps.Keys(needed.Dynamic))...)
 		slices.Sort(spec.Names)
 		spec.Names = slices.Compact(spec.Names)
-		out := r.wantOutputs(ctx, drv, spec, mode)
+		out := t.wantOutputs(ctx, drv, spec, mode)
 		if out.err != nil || !out.result.Status.Success() {
 			return out
 		}
 		for _, o := range needed.Outputs {
-			found[inputOutput{root, via, o}] = out.result.Outputs[o].OutPath
+			found[inputOutput{in.drv, via, o}] = out.result.Outputs[o].OutPath
 		}
 		for _, o := range slices.Sorted(maps.Keys(needed.Dynamic)) {
 			if out := descend(out.result.Outputs[o].OutPath, via+string(o)+"^", needed.Dynamic[o]); out.err != nil || !out.result.Status.Success() {
@@ -130,7 +132,9 @@ func (r *request) realise(ctx context.Context, in input, via string, mode nix.Bu
 		}
 		return out
 	}
-	return descend(in.drv, via, in.outputs), found
+	out := descend(in.drv, "", in.outputs)
+	out.realised = found
+	return out
 }
 
 // validInput is the outcome for an input that is valid already, nil if there is

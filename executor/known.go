@@ -128,8 +128,8 @@ func (r *request) intact(ctx context.Context, p nix.StorePath) (bool, error) {
 
 // repairClosure repairs what the outputs of a derivation need, since they are
 // intact themselves. The outcome is set when that did not succeed.
-func (r *request) repairClosure(ctx context.Context, drvPath nix.StorePath, known knownOutputs) *outcome {
-	st := r.executor.store
+func (t task) repairClosure(ctx context.Context, drvPath nix.StorePath, known knownOutputs) *outcome {
+	st := t.executor.store
 	own := make(map[nix.StorePath]bool, len(known))
 	for _, k := range known {
 		if k.Path != "" {
@@ -145,7 +145,7 @@ func (r *request) repairClosure(ctx context.Context, drvPath nix.StorePath, know
 		if own[p] {
 			continue
 		}
-		good, err := r.intact(ctx, p)
+		good, err := t.intact(ctx, p)
 		if err != nil {
 			return &outcome{err: err}
 		}
@@ -156,19 +156,19 @@ func (r *request) repairClosure(ctx context.Context, drvPath nix.StorePath, know
 	if len(damaged) == 0 {
 		return nil
 	}
-	makers, err := r.makers(ctx, drvPath)
+	makers, err := t.makers(ctx, drvPath)
 	if err != nil {
 		return &outcome{err: err}
 	}
 	for _, p := range damaged {
-		r.event(nix.EventWarning, drvPath, fmt.Sprintf("found corrupted or missing path '%s' in the output closure of '%s'", r.print(p), r.print(drvPath)))
+		t.event(nix.EventWarning, drvPath, fmt.Sprintf("found corrupted or missing path '%s' in the output closure of '%s'", t.print(p), t.print(drvPath)))
 		maker, ok := makers[p]
 		if !ok {
 			out := failure(nix.BuildErrorf(nix.StatusMiscFailure,
-				"cannot repair '%s': no derivation makes it, and there is no substituter that has it", r.print(p)))
+				"cannot repair '%s': no derivation makes it, and there is no substituter that has it", t.print(p)))
 			return &out
 		}
-		if out := r.wantOutputs(ctx, maker, nix.AllOutputs, nix.BuildRepair); out.err != nil || !out.result.Status.Success() {
+		if out := t.wantOutputs(ctx, maker, nix.AllOutputs, nix.BuildRepair); out.err != nil || !out.result.Status.Success() {
 			return &out
 		}
 	}

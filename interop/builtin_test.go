@@ -19,7 +19,7 @@ import (
 // The store is one in which a builder that is not isolated works just as well.
 func TestT07BuiltinsAreIsolated(t *testing.T) {
 	needs(t)
-	scene := newScene(t)
+	scene := newPlainScene(t)
 	store, _ := unmovedStore(scene)
 	kiln := newSide(t, "kiln", "store", scene, takeLane(t))
 	secret, archive, escape := scene.Path("secret"), scene.Path("archive.tar"), scene.Path("escape.tar")
@@ -90,8 +90,9 @@ func TestT14BuiltinsTakeData(t *testing.T) {
 	needs(t)
 	scene := newScene(t)
 	kiln := newSide(t, "kiln", "store", scene, takeLane(t))
+	tries := 0
 	for url, content := range map[string]string{
-		"file:///proc/self/environ": "", "file:///proc/self/cmdline": "kiln-builtin\x00", "file:///proc/self/fd/0": "",
+		"file:///proc/self/environ": "", "file:///proc/self/cmdline": "kiln-builtin\x00", "file:///proc/self/fd/0": "no such file or directory",
 		// A shell, or a decoder that knows more than data, would find something to do.
 		"file:///proc/self/environ;echo x >$out": "no such file or directory", "$(cat /etc/passwd)": "there is no way to fetch",
 		"| cat /etc/passwd": "unable to download",
@@ -102,11 +103,12 @@ func TestT14BuiltinsTakeData(t *testing.T) {
 		}
 		hash := must(t, sceneCommand(scene, "nix-hash", "--type", "sha256", "--flat", file))[0]
 		drv := instantiateText(t, scene, kiln.store, fmt.Sprintf(`derivation {
-			name = "fetched"; system = "builtin"; builder = "builtin:fetchurl"; url = %q;
+			name = "fetched-%d"; system = "builtin"; builder = "builtin:fetchurl"; url = %q;
 			outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "%s"; args = [ "-c" "echo x" "--load" "/build/x" ];
 			GODEBUG = "netdns=cgo"; GOTRACEBACK = "crash"; LD_PRELOAD = "/build/x.so"; PATH = "/build"; HOME = "/build"; BASH_ENV = "/build/x";
 			http_proxy = "http://proxy.invalid"; SSL_CERT_FILE = "/build/x"; KILN_ANYTHING = "1"; netrc = "machine x"; impureEnvVars = "USER";
-		}`, strings.ReplaceAll(url, "$", `\$`), hash))
+		}`, tries, strings.ReplaceAll(url, "$", `\$`), hash))
+		tries++
 		o := run(t, kiln.build(t, nil, nil, target{drv: drv}))
 		switch {
 		case !strings.Contains(content, " ") && o.exit != 0:

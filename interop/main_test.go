@@ -61,10 +61,19 @@ func takeLane(t *testing.T) int {
 // newScene makes a scene, in memory where that can be had: real Nix would spend
 // most of the time waiting for a disk.
 func newScene(t *testing.T) *testenv.Scene {
+	if testenv.Enclave() == nil {
+		return testenv.NewScene(t, memory())
+	}
+	return newPlainScene(t)
+}
+
+// newPlainScene makes a scene in which paths can also be the same inside a
+// sandbox: not below /dev, which is another one there.
+func newPlainScene(t *testing.T) *testenv.Scene {
 	if e := testenv.Enclave(); e != nil {
 		return testenv.NewScene(t, e.Dir)
 	}
-	return testenv.NewScene(t, memory())
+	return testenv.NewScene(t, "")
 }
 
 // memory is a directory in memory that everybody may write to and run programs

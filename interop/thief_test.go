@@ -291,7 +291,7 @@ type theft struct {
 func newTheft(t *testing.T) *theft {
 	t.Helper()
 	needs(t)
-	scene := newScene(t)
+	scene := newPlainScene(t)
 	x := &theft{scene: scene, kiln: newSide(t, "kiln", "store", scene, takeLane(t)), dir: scene.Mkdir("shared"), binary: scene.Path("thief")}
 	x.store, x.files = x.kiln.store, x.kiln.store
 	x.accomplice = newAccomplice(t, scene, x.dir)

@@ -98,7 +98,8 @@ func (s BuildStatus) Success() bool {
 	return false
 }
 
-// BuildResult is the answer for one derived path.
+// BuildResult is the answer for one derived path. What its fields refer to may be
+// shared with other results: it is not to be changed.
 type BuildResult struct {
 	Path   DerivedPath
 	Status BuildStatus

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/kilnbuild/kiln/executor/builtin"
@@ -24,6 +25,11 @@ var version = "development"
 func main() {
 	if filepath.Base(os.Args[0]) == builtin.Name {
 		os.Exit(builtin.Main(context.Background(), os.Stdin, os.Stderr))
+	}
+	// The heap is small, and most of what builds take is spent in the kernel: more
+	// collections cost less than memory that waits for one.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
 	}
 	os.Exit(run(os.Args[1:]))
 }

@@ -311,7 +311,7 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 	}
 	// From here on only the builder has the terminal's other end.
 	pty.CloseSlave()
-	result.Isolation = isolationReport(process.Report())
+	result.Isolation = r.machine.reports.of(process.Report())
 	a.Log.Event(nix.Event{Kind: nix.EventStarted, Path: a.DrvPath})
 
 	tail := &logTail{max: s.LogLines}
@@ -475,12 +475,4 @@ func (r *run) actual(p nix.StorePath) string {
 		return filepath.Join(r.work.root, r.machine.Store.Dir().Join(p))
 	}
 	return r.machine.Store.RealPath(p)
-}
-
-func isolationReport(r sandbox.Report) *nix.Isolation {
-	iso := &nix.Isolation{Level: r.Level}
-	for _, l := range r.Layers {
-		iso.Layers = append(iso.Layers, nix.IsolationLayer{Name: l.Name, Asked: l.Asked, InForce: l.InForce, Why: l.Why})
-	}
-	return iso
 }

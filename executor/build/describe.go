@@ -83,6 +83,11 @@ func describe(a *Attempt, s *Settings, p *site, sur *surroundings, outputs map[n
 	if within(string(p.dir), buildDir) || buildDir == string(p.dir) {
 		return nil, fmt.Errorf("sandbox-build-dir '%s' must not contain the store directory '%s'", buildDir, p.dir)
 	}
+	for _, own := range []string{"/dev", "/proc", "/sys"} {
+		if within(string(p.dir), own) {
+			return nil, fmt.Errorf("cannot build in a sandbox for the store directory '%s': sandboxes have a %s of their own; use a store directory elsewhere", p.dir, own)
+		}
+	}
 	spec.Root = p.root
 	spec.Hostname, spec.Domainname = "localhost", "(none)"
 	if kind.IsPure() {

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -118,6 +119,16 @@ func TestDescribeRefusesBuildDirAroundStore(t *testing.T) {
 		s.SandboxBuildDir = dir
 		if _, err := describe(a, s, p, &surroundings{args: []string{"sh"}}, nil); err == nil {
 			t.Errorf("sandbox-build-dir = %s was accepted", dir)
+		}
+	}
+}
+
+func TestDescribeRefusesStoreInWhatSandboxesHide(t *testing.T) {
+	for _, dir := range []nix.StoreDir{"/dev/shm/store", "/proc/store"} {
+		a, s, p := testAttempt(), testSettings(), testSite()
+		p.dir = dir
+		if _, err := describe(a, s, p, &surroundings{args: []string{"sh"}}, nil); err == nil || !strings.Contains(err.Error(), string(dir)) {
+			t.Errorf("the store directory %s: %v", dir, err)
 		}
 	}
 }

@@ -65,6 +65,8 @@ type Machine struct {
 	// Self is the file of a static program that runs builtin.Main when it is
 	// called builtin.Name. The users that build must be allowed to run it.
 	Self string
+
+	reports reports
 }
 
 // Attempt is one derivation to be built, with everything that has been found out

@@ -35,10 +35,12 @@ func (t *task) warn(format string, args ...any) {
 	fmt.Fprintf(t.log, "warning: "+format+"\n", args...)
 }
 
-// Main reads a Request, does what it says, and gives the exit code: 0, or 1 after
-// it has written to log what went wrong.
-func Main(ctx context.Context, request io.Reader, log io.Writer) int {
+// Main reads a Request and closes it, so that nothing that it fetches can be what it
+// was told. Then it does what the Request says, and gives the exit code: 0, or 1
+// after it has written to log what went wrong.
+func Main(ctx context.Context, request io.ReadCloser, log io.Writer) int {
 	r, err := DecodeRequest(request)
+	request.Close()
 	if err == nil {
 		err = r.run(ctx, log)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -37,7 +38,7 @@ func built(t *testing.T, r *Request) (log string, ok bool) {
 	if err := r.Encode(&request); err != nil {
 		t.Fatal(err)
 	}
-	code := Main(t.Context(), &request, &printed)
+	code := Main(t.Context(), io.NopCloser(&request), &printed)
 	return printed.String(), code == 0
 }
 

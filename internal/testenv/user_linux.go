@@ -24,10 +24,17 @@ func oneID(id int) []syscall.SysProcIDMap {
 //	if !testenv.AsOrdinaryUser(t) {
 //		return
 //	}
+//
+// With KILN_ORDINARY_FOLLOWS=1 it does not run the test again: an ordinary user runs
+// all tests next.
 func AsOrdinaryUser(t *testing.T) bool {
 	t.Helper()
 	if !Root() {
 		return true
+	}
+	if os.Getenv("KILN_ORDINARY_FOLLOWS") == "1" {
+		t.Log("an ordinary user runs this next")
+		return false
 	}
 	// By descriptor, and with directories of its own: the test's binary and its
 	// working directory may be where an ordinary user cannot reach.
