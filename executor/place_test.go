@@ -16,8 +16,6 @@ func numberedKey(i int) goalKey {
 	return goalKey{kind: buildGoal, path: nix.StorePath(fmt.Sprintf("%032d-x.drv", i))}
 }
 
-func ignore(int, *outcome) {}
-
 func TestGoalsWithoutPlaceWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, rs := newTestRequests(t, 1)
