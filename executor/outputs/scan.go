@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"hash"
 	"io"
-	"sync"
 
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/nar"
@@ -69,57 +68,105 @@ func scan(ctx context.Context, path string, opts scanOptions) (result scanned, e
 }
 
 // tee gives everything that is written to it to a hash and to a second writer.
-// Small amounts are handled where they are; from the first large write on, the
-// hash has a goroutine of its own, so that a large file is read and scanned on one
-// core while it is hashed on another. Memory is bounded by teeBuffers blocks.
+// Small amounts are handled where they are; from teeThreshold on, the hash has a
+// goroutine of its own, so that a large file is read and scanned on one core while
+// it is hashed on another. Memory is bounded by teeBlocks blocks. It is a
+// nar.Exchanger, so that a large file is not copied on its way.
 type tee struct {
 	ctx    context.Context
 	hash   io.Writer
 	second io.Writer
 	n      int64
-	blocks chan *[]byte // to the goroutine; nil while there is none
-	spare  sync.Pool
+	blocks chan []byte // to the goroutine; nil while there is none
+	spare  chan []byte // back from it
+	made   int         // blocks that there are
 	done   chan struct{}
 }
 
 const (
 	teeThreshold = 1 << 20 // bytes before a second goroutine pays
-	teeBuffers   = 8
+	teeBlocks    = 8
 )
+
+var _ nar.Exchanger = (*tee)(nil)
 
 func newTee(ctx context.Context, hash, second io.Writer) *tee {
 	return &tee{ctx: ctx, hash: hash, second: second}
 }
 
 func (t *tee) Write(p []byte) (int, error) {
-	t.n += int64(len(p))
-	if t.blocks == nil && t.n < teeThreshold {
+	if alone, err := t.begin(len(p)); alone || err != nil {
+		if err != nil {
+			return 0, err
+		}
 		t.hash.Write(p)
 		return t.second.Write(p)
 	}
+	t.blocks <- append(t.block(len(p))[:0], p...)
+	return t.second.Write(p)
+}
+
+// Exchange implements nar.Exchanger.
+func (t *tee) Exchange(p []byte) ([]byte, error) {
+	if alone, err := t.begin(len(p)); alone || err != nil {
+		if err != nil {
+			return p, err
+		}
+		t.hash.Write(p)
+		_, err := t.second.Write(p)
+		return p, err
+	}
+	// Its memory comes back from the goroutine, but nobody takes it before second has
+	// done with it.
+	t.blocks <- p
+	if _, err := t.second.Write(p); err != nil {
+		return make([]byte, len(p)), err
+	}
+	return t.block(len(p)), nil
+}
+
+// begin counts what is written. alone says that it is not worth a second goroutine.
+func (t *tee) begin(n int) (alone bool, err error) {
+	t.n += int64(n)
+	if t.blocks == nil && t.n < teeThreshold {
+		return true, nil
+	}
 	if err := context.Cause(t.ctx); err != nil {
-		return 0, err
+		return false, err
 	}
 	if t.blocks == nil {
 		t.start()
 	}
-	block, _ := t.spare.Get().(*[]byte)
-	if block == nil {
-		block = new([]byte)
+	return false, nil
+}
+
+// block gives memory that nobody uses, at least n bytes.
+func (t *tee) block(n int) []byte {
+	var b []byte
+	if t.made < teeBlocks {
+		select {
+		case b = <-t.spare:
+		default:
+			t.made++
+		}
+	} else {
+		b = <-t.spare
 	}
-	*block = append((*block)[:0], p...)
-	t.blocks <- block
-	return t.second.Write(p)
+	if cap(b) < n {
+		b = make([]byte, n)
+	}
+	return b[:n]
 }
 
 func (t *tee) start() {
-	t.blocks = make(chan *[]byte, teeBuffers)
+	t.blocks = make(chan []byte, teeBlocks)
+	t.spare = make(chan []byte, teeBlocks+1) // with the one that the writer brought
 	t.done = make(chan struct{})
 	go func() {
 		defer close(t.done)
 		for block := range t.blocks {
-			t.hash.Write(*block)
-			t.spare.Put(block)
+			t.hash.Write(block)
+			t.spare <- block
 		}
 	}()
 }

@@ -16,9 +16,17 @@ func TestTee(t *testing.T) {
 		digest := sha256.New()
 		var second bytes.Buffer
 		tee := newTee(t.Context(), digest, &second)
-		for rest := data; len(rest) > 0; {
-			n := min(len(rest), 300_000)
-			if _, err := tee.Write(rest[:n]); err != nil {
+		room := make([]byte, 300_000)
+		for i, rest := 0, data; len(rest) > 0; i++ {
+			n := min(len(rest), len(room))
+			var err error
+			if i%3 == 0 { // every third by the way that copies
+				_, err = tee.Write(rest[:n])
+			} else {
+				copy(room, rest[:n])
+				room, err = tee.Exchange(room[:n])
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
 			rest = rest[n:]
@@ -44,6 +52,9 @@ func TestTeePassesFailuresOn(t *testing.T) {
 	for _, size := range []int{1, teeThreshold} {
 		if _, err := tee.Write(block[:size]); !errors.Is(err, want) {
 			t.Errorf("Write of %d bytes gives %v, want %v", size, err, want)
+		}
+		if other, err := tee.Exchange(make([]byte, size)); !errors.Is(err, want) || len(other) != size {
+			t.Errorf("Exchange of %d bytes gives %d bytes and %v, want %v", size, len(other), err, want)
 		}
 	}
 	tee.Close()

@@ -279,8 +279,31 @@ func (w *Writer) putString(s string) {
 
 // flush empties buf. After an error it does so as well.
 func (w *Writer) flush() {
+	if other, ok := w.w.(Exchanger); ok && w.err == nil && len(w.buf) == cap(w.buf) {
+		w.exchange(other)
+		return
+	}
 	w.send(w.buf)
 	w.buf = w.buf[:0]
+}
+
+// An Exchanger is a writer that can go on using what is written to it while more is
+// written, and so saves a copy.
+type Exchanger interface {
+	io.Writer
+	// Exchange writes p and keeps its memory. It gives other memory of the same
+	// length, whose content does not matter, also with an error.
+	Exchange(p []byte) (other []byte, err error)
+}
+
+func (w *Writer) exchange(to Exchanger) {
+	w.offset += int64(len(w.buf))
+	other, err := to.Exchange(w.buf)
+	if err != nil {
+		w.err = fmt.Errorf("write archive: %w", err)
+	}
+	w.room = (*buffer)(other)
+	w.buf = w.room[:0]
 }
 
 func (w *Writer) send(p []byte) {
