@@ -85,7 +85,7 @@ type tee struct {
 
 const (
 	teeThreshold = 1 << 20 // bytes before a second goroutine pays
-	teeBlocks    = 8
+	teeBlocks    = 3
 )
 
 var _ nar.Exchanger = (*tee)(nil)

@@ -25,6 +25,9 @@ const (
 	maxTableBits = 20
 )
 
+// highBits are the highest bits of the bytes of a block.
+const highBits = 0x8080808080808080
+
 type hashPart [HashLen]byte
 
 // index is a set of hash parts, numbered from 0, made for finding them. It does
@@ -104,6 +107,12 @@ func (x *index) next(p []byte, from int) (pos, number int) {
 	table, factor, shift := x.table, x.factor, uint(x.shift)&63
 	for from+HashLen <= len(p) {
 		block := binary.LittleEndian.Uint64(p[from+HashLen-blockLen:])
+		// No byte of a hash has its highest bit set. In what is no text most have, and
+		// this is found out sooner than what the table says.
+		if high := block & highBits; high != 0 {
+			from += maxShift + blockLen - bits.LeadingZeros64(high)/8 - 1
+			continue
+		}
 		move := int(table[block*factor>>shift])
 		if move == 0 {
 			if head := binary.LittleEndian.Uint64(p[from:]) * factor >> shift; x.heads[head/64]>>(head%64)&1 != 0 {
