@@ -44,20 +44,37 @@ func confined(args []string) error {
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/dev/pts", 0, &writable); err != nil {
 		return fmt.Errorf("make terminals writable: %w", err)
 	}
-	program, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	// What is needed of the directories that get another content: the program, and the
+	// sources of the tests.
+	source, err := top()
 	if err != nil {
-		return fmt.Errorf("keep '%s': %w", dir, err)
+		return err
+	}
+	kept := map[string]int{dir: -1, source: -1}
+	for path := range kept {
+		if kept[path], err = unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC); err != nil {
+			return fmt.Errorf("keep '%s': %w", path, err)
+		}
 	}
 	for _, place := range []string{os.TempDir(), "/dev/shm", "/run"} {
 		if err := unix.Mount("tmpfs", place, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 			return fmt.Errorf("mount '%s': %w", place, err)
 		}
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	here, err := os.Getwd()
+	if err != nil {
 		return err
 	}
-	if err := unix.MoveMount(program, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("show '%s': %w", dir, err)
+	for path, tree := range kept {
+		if err := os.MkdirAll(path, 0o755); err != nil && !errors.Is(err, unix.EROFS) {
+			return err
+		}
+		if err := unix.MoveMount(tree, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("show '%s': %w", path, err)
+		}
+	}
+	if err := os.Chdir(here); err != nil {
+		return err
 	}
 	// Nobody but root may make a name on the way to a build directory.
 	scratch := filepath.Join(os.TempDir(), "scratch")
@@ -85,6 +102,21 @@ func confined(args []string) error {
 	}
 	os.Exit(0)
 	return nil
+}
+
+// top is the directory of the module that the working directory is in.
+func top() (string, error) {
+	dir, err := os.Getwd()
+	for err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == "/" {
+			return "", errors.New("find the sources of the tests: there is no go.mod above the working directory")
+		}
+		dir = filepath.Dir(dir)
+	}
+	return "", err
 }
 
 // loopback lets servers and clients of tests find each other.

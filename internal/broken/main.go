@@ -76,7 +76,9 @@ func all(ctx context.Context, only string) error {
 				err = errors.New(said)
 			}
 			if err != nil {
-				return fmt.Errorf("%s: the test fails on kiln as it is: %w", b.test, err)
+				fmt.Fprintf(out, "%s\t%s\t%s\t\t%v\n", b.test, b.run, "FAILS ANYWAY", err)
+				missed = append(missed, b.test)
+				continue
 			}
 			intact[b.pkg+b.run] = true
 		}
