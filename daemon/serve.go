@@ -1,0 +1,233 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/aterm"
+	"github.com/kilnbuild/kiln/nix/logline"
+	"github.com/kilnbuild/kiln/store"
+	"github.com/kilnbuild/kiln/wire"
+	"github.com/kilnbuild/kiln/wire/worker"
+)
+
+// ErrClientGone is the cause with which a request ends whose client has closed the
+// connection, or its half of it.
+var ErrClientGone = errors.New("the client closed the connection")
+
+// Serve speaks to one client until that closes the connection, which is no error,
+// or ctx ends, or they cannot understand each other. It closes conn, which must
+// unblock its Read and Write, and returns when all its goroutines have ended. What
+// ctx has as its cause is then the error.
+func Serve(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
+	if cfg.NixVersion == "" {
+		cfg.NixVersion = DefaultNixVersion
+	}
+	if cfg.Limits.Log == 0 {
+		cfg.Limits.Log = DefaultLog
+	}
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		conn.Close()
+	})
+	err := serve(ctx, conn, cfg)
+	if stop() {
+		conn.Close()
+	} else {
+		<-closed
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("serve client: %w", cause)
+	}
+	if err != nil {
+		return fmt.Errorf("serve client: %w", err)
+	}
+	return nil
+}
+
+// A session is one connection.
+type session struct {
+	cfg     Config
+	store   store.Store
+	builder nix.Builder
+	dir     nix.StoreDir
+	d       *worker.Decoder
+	out     *tunnel
+	hasher  *aterm.Hasher
+	// verbosity is the highest level of messages that the client wants.
+	verbosity uint64
+	watched   chan struct{} // closed when nobody watches for the client's leaving
+}
+
+func serve(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
+	protocol := worker.Protocol{Dir: cfg.Store.Dir()}
+	s := &session{cfg: cfg, store: cfg.Store, builder: cfg.Builder, dir: protocol.Dir, verbosity: uint64(logline.Info)}
+	s.d = &worker.Decoder{Reader: wire.NewReader(conn, cfg.Limits.Wire), Protocol: protocol}
+	e := &worker.Encoder{Writer: wire.NewWriter(conn), Protocol: protocol}
+	s.hasher = aterm.NewHasher(s.dir, s.derivation, aterm.HasherOptions{})
+	err := worker.AcceptHandshake(s.d, e, worker.Server{
+		Version: worker.Newest, Features: worker.Features(), NixVersion: cfg.NixVersion, Trust: cfg.Trust,
+	})
+	if err != nil {
+		return err
+	}
+	s.out = newTunnel(e, cfg.Limits.Log)
+	s.watched = make(chan struct{})
+	close(s.watched)
+	defer func() {
+		conn.Close() // unblocks both
+		s.out.stop()
+		<-s.watched
+	}()
+	if err := s.out.reply(func(*worker.Encoder) error { return nil }); err != nil {
+		return err
+	}
+	for {
+		if err := s.d.Wait(); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := s.one(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// trusted tells whether the client may do what it likes.
+func (s *session) trusted() bool { return s.cfg.Trust == worker.Trusted }
+
+// A reply writes what follows the message that a request was carried out. After an
+// error the connection is closed.
+type reply func(e *worker.Encoder) error
+
+// fatalError is an error after which nobody knows where the next request begins.
+type fatalError struct{ error }
+
+func (e fatalError) Unwrap() error { return e.error }
+
+// one reads one request and carries it out. An error ends the connection.
+func (s *session) one(ctx context.Context) error {
+	req, err := worker.ReadRequest(s.d)
+	if err != nil {
+		s.out.fail(err)
+		return err
+	}
+	s.out.start()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	b := s.body(req)
+	if b == nil {
+		// The client has nothing to say until it has its reply, unless it does not
+		// wait for that: then there is something to read.
+		watched := make(chan struct{})
+		s.watched = watched
+		go func() {
+			defer close(watched)
+			if s.d.Wait() != nil {
+				cancel(ErrClientGone)
+			}
+		}()
+	}
+	r, err := s.carryOut(ctx, req, b)
+	if err != nil {
+		// It goes out before what is left of the body is read, so that the client can
+		// stop sending.
+		err = s.refuse(err)
+		if b != nil {
+			err = errors.Join(err, b.drain())
+		}
+	} else if b != nil {
+		if err = b.drain(); err == nil {
+			err = s.out.reply(r)
+		}
+	} else {
+		err = s.out.reply(r)
+	}
+	if err != nil {
+		// Nothing that is left to read would be understood.
+		return err
+	}
+	// Only one may read at a time.
+	<-s.watched
+	return nil
+}
+
+// refuse tells the client of an error. It returns those that end the connection.
+func (s *session) refuse(err error) error {
+	if sent := s.out.fail(err); sent != nil {
+		return sent
+	}
+	var fatal fatalError
+	if errors.As(err, &fatal) {
+		return fatal.error
+	}
+	return nil
+}
+
+// carryOut does what a request asks for. b is nil if it has no body.
+func (s *session) carryOut(ctx context.Context, req worker.Request, b *body) (reply, error) {
+	switch r := req.(type) {
+	case *worker.PathRequest:
+		return s.aboutPath(ctx, r)
+	case *worker.EmptyRequest:
+		return s.aboutStore(ctx, r)
+	case *worker.BuildRequest:
+		return s.build(ctx, r)
+	case *worker.BuildDerivation:
+		return s.buildDerivation(ctx, r)
+	case *worker.QueryMissing:
+		return s.queryMissing(ctx, r)
+	case *worker.QueryValidPaths:
+		return s.queryValidPaths(ctx, r)
+	case *worker.QuerySubstitutablePaths:
+		return s.querySubstitutablePaths(ctx, r)
+	case *worker.QuerySubstitutablePathInfos:
+		return s.querySubstitutablePathInfos(ctx, r)
+	case *worker.QueryPathFromHashPart:
+		return s.queryPathFromHashPart(ctx, r)
+	case *worker.QueryRealisation:
+		return s.queryRealisation(ctx, r)
+	case *worker.RegisterDrvOutput:
+		return s.registerDrvOutput(ctx, r)
+	case *worker.AddToStore:
+		return s.addToStore(ctx, r, b)
+	case *worker.AddTextToStore:
+		return s.addTextToStore(ctx, r)
+	case *worker.AddToStoreNar:
+		return s.addToStoreNar(ctx, r, b)
+	case *worker.AddMultipleToStore:
+		return s.addMultipleToStore(ctx, r, b)
+	case *worker.AddBuildLog:
+		return s.addBuildLog(ctx, r, b)
+	case *worker.AddSignatures:
+		return s.addSignatures(ctx, r)
+	case *worker.SetOptions:
+		return s.setOptions(ctx, r)
+	case *worker.AddIndirectRoot, *worker.AddPermRoot:
+		return s.addRoot(ctx, req)
+	case *worker.CollectGarbage:
+		return s.collectGarbage(ctx, r)
+	case *worker.VerifyStore:
+		return s.verifyStore(ctx, r)
+	case *worker.ClearFailedPaths:
+		return done, nil
+	}
+	return nil, errors.New("exporting objects is not supported: ask for their archives")
+}
+
+// done is the reply of requests that have nothing to tell.
+func done(e *worker.Encoder) error {
+	e.Uint64(1)
+	return nil
+}
+
+// nothing is the reply of those that do not even have that.
+func nothing(*worker.Encoder) error { return nil }
+
+// lacks is the error for what the store cannot do.
+func lacks(op worker.Op) error { return fmt.Errorf("this store does not support the operation %v", op) }
