@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/githash"
 	"github.com/kilnbuild/kiln/nix/nar"
 	"github.com/kilnbuild/kiln/store"
 )
@@ -138,7 +139,15 @@ func check(info *nix.PathInfo, archive []byte) error {
 		return nil
 	}
 	content := archive
-	if info.CA.Method != nix.Recursive {
+	switch info.CA.Method {
+	case nix.Recursive:
+	case nix.Git:
+		h, err := githash.Sum(bytes.NewReader(archive), info.CA.Hash.Algorithm(), nar.Limits{})
+		if err == nil && h != info.CA.Hash {
+			err = errors.New("the content does not have its content address")
+		}
+		return err
+	default:
 		r := nar.NewReader(bytes.NewReader(archive), nar.Limits{})
 		h, err := r.Next()
 		if err == nil && (h.Type != nar.Regular || h.Executable) {
