@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kilnbuild/kiln/nix/logline"
+	"github.com/kilnbuild/kiln/wire"
 )
 
 const (
@@ -56,7 +57,7 @@ func startChild(h *BuildHook, r *Request) (*child, error) {
 		return nil, errors.New("the setting 'build-hook' is empty: there is nobody to ask")
 	}
 	c := &child{
-		hook: h, name: strings.Join(h.Words, " "), unsent: appendSettings(nil, h.Settings),
+		hook: h, name: strings.Join(h.Words, " "), unsent: encoded(func(w *wire.Writer) { writeSettings(w, h.Settings) }),
 		replies: make(chan heard, 1), machines: make(chan string, 1), failed: make(chan error, 1), deaf: make(chan struct{}),
 		at: asked, r: r, tail: tail{max: maxTail},
 	}
@@ -118,7 +119,8 @@ func (c *child) again(r *Request) bool {
 // ask asks the question that the child is prepared for. After an error it has
 // ended.
 func (c *child) ask(ctx context.Context, r *Request) (Verdict, error) {
-	if err := c.send(ctx, appendTry(c.unsent, r)); err != nil {
+	question := encoded(func(w *wire.Writer) { writeTry(w, r) })
+	if err := c.send(ctx, append(c.unsent, question...)); err != nil {
 		return 0, c.abandon(err)
 	}
 	c.unsent = nil
@@ -145,7 +147,7 @@ func (c *child) ask(ctx context.Context, r *Request) (Verdict, error) {
 	}
 	c.pumping = true
 	c.pumps.Go(c.passLog)
-	if err := c.send(ctx, appendWork(nil, r)); err != nil {
+	if err := c.send(ctx, encoded(func(w *wire.Writer) { writeWork(w, r) })); err != nil {
 		return 0, c.abandon(err)
 	}
 	c.stdin.Close()
