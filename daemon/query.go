@@ -91,8 +91,10 @@ func (s *session) queryValidPaths(ctx context.Context, r *worker.QueryValidPaths
 	if err != nil || !r.Substitute || len(valid) == len(r.Paths) {
 		return paths(valid, err)
 	}
+	there := withoutAddresses(valid)
 	s.substitute(ctx, slices.DeleteFunc(slices.Clone(r.Paths), func(p nix.StorePath) bool {
-		return p.IsDerivation() || slices.Contains(valid, p)
+		_, ok := there[p]
+		return ok || p.IsDerivation()
 	}))
 	return paths(s.validPaths(ctx, r.Paths))
 }
