@@ -303,6 +303,13 @@ func realClient(t *testing.T, in func(*testing.T, *testenv.Scene) []string) {
 	if err != nil || !strings.HasSuffix(out, "-works") || !strings.Contains(said, "this is the log of works\nand its second line\n") {
 		t.Errorf("realise: %v, %q\n%s", err, out, said)
 	}
+	// Clients that are not trusted.
+	strange := newStore(t, dep, text)
+	listen(t, scene.Path("strange"), Config{Store: strange, Trust: worker.NotTrusted})
+	if _, said, err := run("nix", "copy", "--no-check-sigs", "--from", remote("socket"), "--to", remote("strange"), out); err == nil || !strings.Contains(said, "no signature is trusted") {
+		t.Errorf("copy without a signature: %v\n%s", err, said)
+	}
+
 	_, said, err = run("nix-store", "--realise", full(fails))
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || !strings.Contains(said, "builder of fails failed on purpose") {

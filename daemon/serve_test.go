@@ -14,8 +14,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/aterm"
 	"github.com/kilnbuild/kiln/nix/logline"
 	"github.com/kilnbuild/kiln/store"
+	"github.com/kilnbuild/kiln/store/local"
 	"github.com/kilnbuild/kiln/store/storetest"
 	"github.com/kilnbuild/kiln/wire/worker"
 )
@@ -301,6 +303,43 @@ func TestBadRequests(t *testing.T) {
 			t.Errorf("%s: served on", name)
 		}
 	}
+}
+
+// The store of machines can do these.
+var (
+	_ PathLister     = (*local.Store)(nil)
+	_ HashPartFinder = (*local.Store)(nil)
+	_ DeriverSource  = (*local.Store)(nil)
+	_ Signer         = (*local.Store)(nil)
+)
+
+// TestLegacyIDs has outputs whose path follows from their content named as clients
+// before Nix 2.35 want it: they register what they read.
+func TestLegacyIDs(t *testing.T) {
+	dep := storetest.Text(t, nix.DefaultStoreDir, "dep", "dependency")
+	basic := &nix.BasicDerivation{Name: "x", System: "x", Builder: "y", Env: map[string]string{"out": nix.Placeholder("out")},
+		Outputs: map[nix.OutputName]nix.DerivationOutput{"out": {Kind: nix.Floating, Method: nix.Recursive, Algorithm: nix.SHA256}}}
+	drv, _, _, err := aterm.DerivationPath(nix.DefaultStoreDir, &nix.Derivation{BasicDerivation: *basic})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := buildFunc(func(_ context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
+		return []nix.BuildResult{{Path: req.Paths[0], Outputs: map[nix.OutputName]nix.Realisation{
+			"out": {ID: nix.DrvOutput{Drv: drv, Output: "out"}, OutPath: dep.Info.Path},
+		}}}, nil
+	})
+	p := connect(t, t.Context(), Config{Store: newStore(t), Builder: b}, 1<<8|28)
+	p.must(&worker.BuildDerivation{Drv: drv, Basic: basic})
+	p.d.Uint64()
+	p.d.Text()
+	want, err := aterm.NewHasher(nix.DefaultStoreDir, nil, aterm.HasherOptions{}).LegacyRealisationID(t.Context(), &nix.Derivation{BasicDerivation: *basic}, "out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, id, r := p.d.Uint64(), p.d.Text(), p.d.LegacyRealisation(); n != 1 || id != want || r.ID != want || r.OutPath != dep.Info.Path {
+		t.Errorf("%d outputs, %s, %+v; want %s", n, id, r, want)
+	}
+	p.bye()
 }
 
 // waiter is a builder that says when it begins, and waits for its context to end.

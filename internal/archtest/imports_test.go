@@ -73,8 +73,8 @@ var bans = []ban{
 		why: "it is handed a nix.Builder; which one is not its business, and the executor imports it",
 	},
 	{
-		who: "daemon/...", what: []string{"./executor/..."}, through: true,
-		why: "it is handed a nix.Builder; which one is not its business",
+		who: "daemon/...", what: []string{"./executor/...", "./store/local/..."}, through: true,
+		why: "it is handed a store and a nix.Builder; which ones is not its business",
 	},
 	{
 		who: "...", except: []string{"sandbox"},
