@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +11,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/kilnbuild/kiln/internal/enclave"
+	"github.com/kilnbuild/kiln/internal/testenv"
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/aterm"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/storetest"
 	"github.com/kilnbuild/kiln/wire"
@@ -19,44 +21,17 @@ import (
 	"go.uber.org/goleak"
 )
 
-// inRoot and inRootDir make the test binary keep a mount namespace with another
-// root directory, in which the given directory is seen.
-const (
-	inRoot    = "KILN_DAEMON_ROOT"
-	inRootDir = "KILN_DAEMON_ROOT_DIR"
-)
-
-// relayTo makes the test binary connect its input and output with a socket.
-const relayTo = "KILN_DAEMON_RELAY"
-
-func relay(socket string) error {
-	conn, err := net.Dial("unix", socket)
-	if err != nil {
-		return err
-	}
-	go func() {
-		io.Copy(conn, os.Stdin)
-		conn.(*net.UnixConn).CloseWrite()
-	}()
-	_, err = io.Copy(os.Stdout, conn)
-	return err
-}
+// roles are what the test binary can be instead, by the variable of the environment
+// that makes it so, and whose value it gets.
+var roles = map[string]func(value string) error{}
 
 func TestMain(m *testing.M) {
-	if socket := os.Getenv(relayTo); socket != "" {
-		if err := relay(socket); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	for name, role := range roles {
+		value := os.Getenv(name)
+		if value == "" {
+			continue
 		}
-		os.Exit(0)
-	}
-	if root := os.Getenv(inRoot); root != "" {
-		err := enclave.EnterRoot(root, os.Getenv(inRootDir))
-		if err == nil {
-			fmt.Println("ready")
-			_, err = io.Copy(io.Discard, os.Stdin)
-		}
-		if err != nil {
+		if err := role(value); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -192,4 +167,65 @@ func add(t testing.TB, s store.Sink, o storetest.Object) {
 	if err := s.Add(t.Context(), &o.Info, newBytes(o.NAR), store.AddOptions{}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// builderOf builds fixed text: what a derivation is called goes into its outputs.
+func builderOf(t testing.TB, s *storetest.Memory) nix.Builder {
+	return buildFunc(func(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
+		var results []nix.BuildResult
+		for _, p := range req.Paths {
+			r := nix.BuildResult{Path: p, Status: nix.StatusBuilt, TimesBuilt: 1, Outputs: map[nix.OutputName]nix.Realisation{}}
+			if p.IsOpaque() {
+				results = append(results, r)
+				continue
+			}
+			loaded := &session{store: s, dir: s.Dir()}
+			drv, err := loaded.derivation(ctx, p.Path)
+			if err != nil {
+				return nil, err
+			}
+			req.Log.Event(nix.Event{Kind: nix.EventPlanned, Path: p.Path})
+			req.Log.Event(nix.Event{Kind: nix.EventStarted, Path: p.Path})
+			req.Log.BuildLog(p.Path, []byte("this is the log of "+drv.Name+"\nand its second li"))
+			req.Log.BuildLog(p.Path, []byte("ne"))
+			if drv.Name == "fails" {
+				req.Log.Event(nix.Event{Kind: nix.EventFinished, Path: p.Path, Status: nix.StatusPermanentFailure})
+				results = append(results, nix.BuildResult{Path: p, Status: nix.StatusPermanentFailure, Message: "builder of fails failed on purpose"})
+				continue
+			}
+			for name, o := range drv.Outputs {
+				built := storetest.Built(t, s.Dir(), "any", false)
+				built.Info.Path, built.Info.Deriver = o.Path, p.Path
+				if err := s.Add(ctx, &built.Info, bytes.NewReader(built.NAR), store.AddOptions{}); err != nil {
+					return nil, err
+				}
+				r.Outputs[name] = nix.Realisation{ID: nix.DrvOutput{Drv: p.Path, Output: name}, OutPath: o.Path}
+			}
+			req.Log.Event(nix.Event{Kind: nix.EventFinished, Path: p.Path, Status: nix.StatusBuilt})
+			results = append(results, r)
+		}
+		return results, nil
+	})
+}
+
+// newDerivation adds a derivation to a store and gives its path.
+func newDerivation(t testing.TB, s *storetest.Memory, name string) nix.StorePath {
+	t.Helper()
+	d := &nix.Derivation{BasicDerivation: nix.BasicDerivation{
+		Name: name, System: testenv.System(), Builder: "/bin/sh", Env: map[string]string{},
+		Outputs: map[nix.OutputName]nix.DerivationOutput{"out": {Kind: nix.Deferred}},
+	}}
+	if err := aterm.NewHasher(s.Dir(), nil, aterm.HasherOptions{}).FillOutputPaths(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	path, refs, text, err := aterm.DerivationPath(s.Dir(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := storetest.Text(t, s.Dir(), name+nix.DrvExtension, string(text), refs...)
+	if o.Info.Path != path {
+		t.Fatalf("derivation at %s, not %s", o.Info.Path, path)
+	}
+	add(t, s, o)
+	return path
 }

@@ -14,13 +14,45 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/kilnbuild/kiln/internal/enclave"
 	"github.com/kilnbuild/kiln/internal/testenv"
 	"github.com/kilnbuild/kiln/nix"
-	"github.com/kilnbuild/kiln/nix/aterm"
-	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/storetest"
 	"github.com/kilnbuild/kiln/wire/worker"
 )
+
+// inRoot and inRootDir make the test binary keep a mount namespace with another
+// root directory, in which the given directory is seen.
+const (
+	inRoot    = "KILN_DAEMON_ROOT"
+	inRootDir = "KILN_DAEMON_ROOT_DIR"
+)
+
+// relayTo makes the test binary connect its input and output with a socket.
+const relayTo = "KILN_DAEMON_RELAY"
+
+func init() {
+	roles[inRoot] = func(root string) error {
+		if err := enclave.EnterRoot(root, os.Getenv(inRootDir)); err != nil {
+			return err
+		}
+		fmt.Println("ready")
+		_, err := io.Copy(io.Discard, os.Stdin)
+		return err
+	}
+	roles[relayTo] = func(socket string) error {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			return err
+		}
+		go func() {
+			io.Copy(conn, os.Stdin)
+			conn.(*net.UnixConn).CloseWrite()
+		}()
+		_, err = io.Copy(os.Stdout, conn)
+		return err
+	}
+}
 
 // listen serves all clients of a socket until the test ends.
 func listen(t *testing.T, socket string, cfg Config) {
@@ -49,71 +81,6 @@ func listen(t *testing.T, socket string, cfg Config) {
 		cancel()
 		all.Wait()
 	})
-}
-
-// builderOf builds fixed text: what a derivation is called goes into its outputs.
-func builderOf(t testing.TB, s *storetest.Memory) nix.Builder {
-	return buildFunc(func(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
-		var results []nix.BuildResult
-		for _, p := range req.Paths {
-			r := nix.BuildResult{Path: p, Status: nix.StatusBuilt, TimesBuilt: 1, Outputs: map[nix.OutputName]nix.Realisation{}}
-			if p.IsOpaque() {
-				results = append(results, r)
-				continue
-			}
-			var raw bytes.Buffer
-			if err := s.NAR(ctx, p.Path, &raw); err != nil {
-				return nil, err
-			}
-			loaded := &session{store: s, dir: s.Dir()}
-			drv, err := loaded.derivation(ctx, p.Path)
-			if err != nil {
-				return nil, err
-			}
-			req.Log.Event(nix.Event{Kind: nix.EventPlanned, Path: p.Path})
-			req.Log.Event(nix.Event{Kind: nix.EventStarted, Path: p.Path})
-			req.Log.BuildLog(p.Path, []byte("this is the log of "+drv.Name+"\nand its second li"))
-			req.Log.BuildLog(p.Path, []byte("ne"))
-			if drv.Name == "fails" {
-				req.Log.Event(nix.Event{Kind: nix.EventFinished, Path: p.Path, Status: nix.StatusPermanentFailure})
-				results = append(results, nix.BuildResult{Path: p, Status: nix.StatusPermanentFailure, Message: "builder of fails failed on purpose"})
-				continue
-			}
-			for name, o := range drv.Outputs {
-				built := storetest.Built(t, s.Dir(), "any", false)
-				built.Info.Path, built.Info.Deriver = o.Path, p.Path
-				if err := s.Add(ctx, &built.Info, bytes.NewReader(built.NAR), store.AddOptions{}); err != nil {
-					return nil, err
-				}
-				r.Outputs[name] = nix.Realisation{ID: nix.DrvOutput{Drv: p.Path, Output: name}, OutPath: o.Path}
-			}
-			req.Log.Event(nix.Event{Kind: nix.EventFinished, Path: p.Path, Status: nix.StatusBuilt})
-			results = append(results, r)
-		}
-		return results, nil
-	})
-}
-
-// newDerivation adds a derivation to a store and gives its path.
-func newDerivation(t testing.TB, s *storetest.Memory, name string) nix.StorePath {
-	t.Helper()
-	d := &nix.Derivation{BasicDerivation: nix.BasicDerivation{
-		Name: name, System: testenv.System(), Builder: "/bin/sh", Env: map[string]string{},
-		Outputs: map[nix.OutputName]nix.DerivationOutput{"out": {Kind: nix.Deferred}},
-	}}
-	if err := aterm.NewHasher(s.Dir(), nil, aterm.HasherOptions{}).FillOutputPaths(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
-	path, refs, text, err := aterm.DerivationPath(s.Dir(), d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := storetest.Text(t, s.Dir(), name+nix.DrvExtension, string(text), refs...)
-	if o.Info.Path != path {
-		t.Fatalf("derivation at %s, not %s", o.Info.Path, path)
-	}
-	add(t, s, o)
-	return path
 }
 
 // clients are the real Nix of PATH, and where root can have it a newer one. The
