@@ -79,6 +79,10 @@ func (o *Options) Checks(output nix.OutputName) *OutputChecks {
 // output paths need.
 const FeatureContentAddressed = "ca-derivations"
 
+// FeatureRecursive is the system feature that derivations require whose builders
+// call Nix.
+const FeatureRecursive = "recursive-nix"
+
 // Features are the system features that a machine needs to build a derivation
 // whose outputs are of the given kind: those that it states, and the one that
 // follows from the kind.

@@ -237,15 +237,7 @@ func (s *Store) addTree(ctx context.Context, name, path string, method nix.Conte
 	if err != nil {
 		return "", err
 	}
-	info := nix.PathInfo{NARHash: t.narHash, CA: nix.ContentAddress{Method: method, Hash: nix.SumHash(algo, sum)}}
-	info.Path, err = nix.MakeContentAddressedPath(s.opts.StoreDir, name, info.CA, nix.References{})
-	if err == nil {
-		err = s.roots.add(ctx, []nix.StorePath{info.Path})
-	}
-	if err != nil {
-		return "", errors.Join(err, t.discard())
-	}
-	return info.Path, s.settle(ctx, t, Registration{Info: info}, false)
+	return s.settleContent(ctx, t, name, nix.ContentAddress{Method: method, Hash: nix.SumHash(algo, sum)}, nil)
 }
 
 // writeFile writes the archive of a file's content, and the content to sum.
