@@ -49,7 +49,7 @@ func (t task) wantOutputs(ctx context.Context, drvPath nix.StorePath, wanted nix
 	if mustResolve(drv, kind, t.hasFeature(conf.CADerivations)) {
 		return t.wantResolved(ctx, drvPath, drv, kind, wanted, mode)
 	}
-	key := goalKey{kind: buildGoal, path: drvPath, mode: mode}
+	key := goalKey{kind: buildGoal, path: drvPath, mode: mode, network: t.network}
 	out := t.await(ctx, t.goal(key, func(ctx context.Context, t task) outcome {
 		return t.told(drvPath, t.build(ctx, drvPath, drv, kind, mode))
 	}))
@@ -112,7 +112,7 @@ func (r *request) rootOutputs(ctx context.Context, drvPath nix.StorePath, drv *n
 // wantResolved makes outputs of a derivation valid that has to be resolved first.
 // When what its inputs turn out to be has been built from before, nothing is built.
 func (t task) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, wanted nix.OutputSpec, mode nix.BuildMode) outcome {
-	key := goalKey{kind: resolveGoal, path: drvPath, mode: inputMode(mode)}
+	key := goalKey{kind: resolveGoal, path: drvPath, mode: inputMode(mode), network: t.network}
 	resolution := t.await(ctx, t.goal(key, func(ctx context.Context, t task) outcome {
 		return t.told(drvPath, t.resolve(ctx, drvPath, drv, kind, mode))
 	}))
@@ -202,6 +202,10 @@ func (t task) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivat
 	if err != nil {
 		return failure(nix.BuildErrorf(nix.StatusMiscFailure, "while parsing derivation '%s': %v", t.print(drvPath), err))
 	}
+	if t.network == nix.NetworkRefused && !kind.IsPure() {
+		return failure(nix.BuildErrorf(nix.StatusInputRejected,
+			"cannot build '%s' for a builder: its own builder may reach the network, and the setting 'recursive-nix-fixed-output' is 'refuse'", t.print(drvPath)))
+	}
 	inputs, _, out := t.realiseInputs(ctx, drvPath, drv, mode)
 	if out != nil {
 		return *out
@@ -216,7 +220,7 @@ func (t task) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivat
 	}
 	attempt := &build.Attempt{
 		DrvPath: drvPath, Drv: &drv.BasicDerivation, Options: options, Closure: closure, Mode: mode, Log: t.log,
-		Realise: kind != nix.Impure && t.recordsRealisations(drvPath),
+		Realise: kind != nix.Impure && t.recordsRealisations(drvPath), Offline: t.network == nix.NetworkOff,
 	}
 	where := machines{here: rejection == nil, elsewhere: t.mayPassOn(drvPath, mode) && (rejection != nil || !options.PreferLocalBuild)}
 	for {
@@ -291,12 +295,18 @@ func (t task) attempt(ctx context.Context, drv *nix.Derivation, kind nix.OutputK
 
 // once runs the builder once, when there is a slot for it.
 func (t task) once(ctx context.Context, drv *nix.Derivation, attempt *build.Attempt) outcome {
-	release, err := t.executor.slots.acquire(ctx)
+	slot, err := t.executor.slots.acquire(ctx)
 	if err != nil {
 		return outcome{err: err}
 	}
-	defer release()
-	attempt.BuilderEnded = release
+	defer slot.release()
+	attempt.BuilderEnded = slot.release
+	if attempt.Recursive() {
+		attempt.Nested = &nested{outer: t, slot: slot}
+		// What it waits for needs places, so it may not keep one.
+		t.place.leave()
+		defer t.place.comeBack(ctx)
+	}
 	done, err := t.executor.machine.Run(ctx, attempt, &t.settings.Attempt)
 	return t.report(attempt.DrvPath, drv, done, err)
 }
@@ -306,7 +316,7 @@ func (r *request) report(drvPath nix.StorePath, drv *nix.Derivation, done *build
 	var result nix.BuildResult
 	if done != nil {
 		result = nix.BuildResult{TimesBuilt: 1, Start: done.Start, Stop: done.Stop,
-			Resources: done.Resources, Isolation: done.Isolation, KeptBuildDir: done.KeptBuildDir, Differences: done.Differences}
+			Resources: done.Resources, Isolation: done.Isolation, Nested: done.Nested, KeptBuildDir: done.KeptBuildDir, Differences: done.Differences}
 	}
 	var exit *build.BuilderError
 	var failed *nix.BuildError

@@ -68,6 +68,9 @@ func New(st *local.Store, machine *build.Machine, settings Settings) *Executor {
 	if settings.ExperimentalFeatures.Has(conf.CADerivations) {
 		settings.SystemFeatures = append(slices.Clone(settings.SystemFeatures), drvopts.FeatureContentAddressed)
 	}
+	if settings.ExperimentalFeatures.Has(conf.RecursiveNix) {
+		settings.SystemFeatures = append(slices.Clone(settings.SystemFeatures), drvopts.FeatureRecursive)
+	}
 	if settings.LogCommand == "" {
 		settings.LogCommand = "kiln log"
 	}
@@ -92,9 +95,14 @@ func placesFor(jobs int) int { return 2*max(jobs, 1) + 2 }
 
 // Build implements nix.Builder.
 func (x *Executor) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
+	return x.build(ctx, req, nil)
+}
+
+// build carries out a request, for a goal if that has made it.
+func (x *Executor) build(ctx context.Context, req *nix.BuildRequest, outer *goal) ([]nix.BuildResult, error) {
 	r := &request{
 		executor: x, settings: &x.settings, log: req.Log, mode: req.Mode, rounds: req.Rounds, basic: req.Basic,
-		closures: newClosures(x.store), ended: make(map[goalKey]*outcome),
+		network: req.Network, outer: outer, closures: newClosures(x.store), ended: make(map[goalKey]*outcome),
 	}
 	if r.log == nil {
 		r.log = discardLog{}
@@ -113,7 +121,7 @@ func (r *request) run(ctx context.Context, paths []nix.DerivedPath) ([]nix.Build
 	errs := make([]error, len(paths))
 	wants := make([]want, len(paths))
 	for i, p := range paths {
-		wants[i] = t.goal(goalKey{kind: wantGoal, path: p.Path, outputs: p.Format("", "^"), mode: r.mode},
+		wants[i] = t.goal(goalKey{kind: wantGoal, path: p.Path, outputs: p.Format("", "^"), mode: r.mode, network: r.network},
 			func(ctx context.Context, t task) outcome { return t.want(ctx, p) })
 	}
 	r.awaitAll(ctx, nil, wants, func(i int, out *outcome) {

@@ -16,6 +16,7 @@ type goalKey struct {
 	// outputs say which outputs a wantGoal is about, in one text.
 	outputs string
 	mode    nix.BuildMode
+	network nix.NetworkPolicy
 }
 
 type goalKind uint8
@@ -55,6 +56,7 @@ type goal struct {
 type waiter struct {
 	ended chan<- int
 	i     int
+	by    *goal // that waits, or whose builder does; nil for somebody else
 }
 
 // errAbandoned is the cause that a goal's context ends with when nobody waits
@@ -67,6 +69,7 @@ type goals struct {
 	mu       sync.Mutex
 	active   map[goalKey]*goal
 	places   *places
+	nested   int // requests that builders have made, at the moment
 	running  sync.WaitGroup
 }
 
@@ -84,6 +87,8 @@ type request struct {
 	mode     nix.BuildMode
 	rounds   int
 	basic    map[nix.StorePath]*nix.BasicDerivation
+	network  nix.NetworkPolicy
+	outer    *goal // whose builder has made the request, if any has
 
 	closures *closures
 
@@ -109,7 +114,10 @@ func (r *request) await(ctx context.Context, p *place, w want) (out outcome) {
 // awaitAll returns only after they have cleaned up after themselves. The place of
 // the caller, if it has one, is somebody else's meanwhile.
 func (r *request) awaitAll(ctx context.Context, p *place, wants []want, each func(i int, out *outcome)) {
-	gs := r.executor.goals
+	gs, by := r.executor.goals, r.outer
+	if p != nil {
+		by = p.goal
+	}
 	ended := make(chan int, len(wants))
 	waiting := make([]*goal, len(wants))
 	left := 0
@@ -119,7 +127,10 @@ func (r *request) awaitAll(ctx context.Context, p *place, wants []want, each fun
 			each(i, known)
 			continue
 		}
-		waiting[i] = gs.attach(w.key, waiter{ended, i}, w.work)
+		if waiting[i] = gs.attach(w.key, waiter{ended, i, by}, w.work); waiting[i] == nil {
+			each(i, r.circular(w.key))
+			continue
+		}
 		left++
 	}
 	if left == 0 {
@@ -135,21 +146,22 @@ func (r *request) awaitAll(ctx context.Context, p *place, wants []want, each fun
 			r.remember(g)
 			each(i, &g.outcome)
 		case <-ctx.Done():
-			r.leaveAll(ctx, waiting, ended, each)
+			r.leaveAll(ctx, waiting, waiter{ended: ended, by: by}, each)
 			return
 		}
 	}
 }
 
 // leaveAll gives up the waits for goals.
-func (r *request) leaveAll(ctx context.Context, waiting []*goal, ended chan<- int, each func(i int, out *outcome)) {
+func (r *request) leaveAll(ctx context.Context, waiting []*goal, as waiter, each func(i int, out *outcome)) {
 	cause := context.Cause(ctx)
 	var last []*goal
 	for i, g := range waiting {
 		if g == nil {
 			continue
 		}
-		if r.executor.goals.detach(g, waiter{ended, i}, cause) {
+		as.i = i
+		if r.executor.goals.detach(g, as, cause) {
 			last = append(last, g)
 		}
 		each(i, &outcome{err: cause})
@@ -172,18 +184,53 @@ func (r *request) remember(g *goal) {
 	r.ended[g.key] = &g.outcome
 }
 
-// attach adds a wait for the goal of key, which is begun when there is a place.
+// circular is the outcome of a wait that would never end.
+func (r *request) circular(key goalKey) *outcome {
+	out := failure(nix.BuildErrorf(nix.StatusMiscFailure,
+		"'%s' cannot be built for a builder that it waits for itself", r.print(key.path)))
+	return &out
+}
+
+// needs tells whether a goal, or what waits for it, is what another one waits for.
+// The caller holds gs.mu.
+func (gs *goals) needs(other, g *goal) bool {
+	seen := map[*goal]bool{g: true}
+	for todo := []*goal{g}; len(todo) > 0; {
+		g := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if g == other {
+			return true
+		}
+		for _, w := range g.waiters {
+			if w.by != nil && !seen[w.by] {
+				seen[w.by] = true
+				todo = append(todo, w.by)
+			}
+		}
+	}
+	return false
+}
+
+// attach adds a wait for the goal of key, which is begun when there is a place. It
+// gives nil where that goal waits for the waiter: builders can ask for what needs
+// them.
 func (gs *goals) attach(key goalKey, w waiter, work work) *goal {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	if g, ok := gs.active[key]; ok {
+		if w.by != nil && gs.nested > 0 && gs.needs(g, w.by) {
+			return nil
+		}
 		g.waiters = append(g.waiters, w)
 		return g
 	}
 	g := &goal{key: key, work: work, waiters: []waiter{w}, done: make(chan struct{})}
 	gs.active[key] = g
 	gs.running.Add(1)
-	gs.places.begin(func(p *place) { gs.carryOut(g, p) })
+	gs.places.begin(func(p *place) {
+		p.goal = g
+		gs.carryOut(g, p)
+	})
 	return g
 }
 

@@ -54,6 +54,7 @@ func (ps *places) hand() {
 type place struct {
 	of   *places
 	held bool
+	goal *goal // that is worked on in it
 }
 
 // leave gives the place to somebody else.

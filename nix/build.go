@@ -26,6 +26,17 @@ const (
 	BuildCheck  BuildMode = 2 // build again and compare with what is there
 )
 
+// NetworkPolicy says what becomes of derivations whose builders reach the network:
+// those with fixed outputs, and impure ones.
+type NetworkPolicy uint8
+
+// The policies.
+const (
+	NetworkAllowed NetworkPolicy = iota
+	NetworkOff                   // they are built without
+	NetworkRefused               // they are not built
+)
+
 // BuildRequest asks for derived paths.
 type BuildRequest struct {
 	Paths []DerivedPath
@@ -35,6 +46,8 @@ type BuildRequest struct {
 	Mode  BuildMode
 	// Rounds is how often BuildCheck builds again; 0 stands for once.
 	Rounds int
+	// Network says what becomes of derivations whose builders reach the network.
+	Network NetworkPolicy
 	// Log takes what builders print and what happens to the request. It may be
 	// nil. It is called from many goroutines.
 	Log LogSink
@@ -119,8 +132,20 @@ type BuildResult struct {
 	Differences []OutputDifference
 	Resources   *Resources // nil when no builder ran
 	Isolation   *Isolation // nil when no builder ran
+	// Nested has the builds that the builder asked for by recursive Nix, in the order
+	// in which they ended.
+	Nested []NestedBuild
 	// KeptBuildDir is where a failed build's directory was kept, "" for nowhere.
 	KeptBuildDir string
+}
+
+// NestedBuild is a derivation that a builder asked for.
+type NestedBuild struct {
+	Drv         StorePath
+	Status      BuildStatus
+	Start, Stop time.Time  // of its builder; zero if none ran for it
+	Resources   *Resources // nil if no builder ran
+	Isolation   *Isolation // nil if no builder ran
 }
 
 // OutputDifference is an output that is not what it was when it was built before.

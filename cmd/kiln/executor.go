@@ -9,6 +9,7 @@ import (
 	"github.com/kilnbuild/kiln/executor"
 	"github.com/kilnbuild/kiln/executor/build"
 	"github.com/kilnbuild/kiln/executor/builtin"
+	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/sandbox"
 	"github.com/kilnbuild/kiln/store/local"
@@ -81,6 +82,7 @@ func (c *configuration) attemptSettings() build.Settings {
 		Fetch:                 c.fetchSettings(),
 		Hooks:                 c.hooks(),
 		UserNetwork:           c.userNetwork(),
+		NestedNetwork:         nestedNetwork(s.RecursiveNixFixedOutput),
 	}
 	for _, p := range s.SandboxPaths {
 		a.SandboxPaths = append(a.SandboxPaths, build.SandboxPath(p))
@@ -135,6 +137,16 @@ func (c *configuration) usersConfig() build.UsersConfig {
 		Group: s.BuildUsersGroup, StateDir: c.dirs.State,
 		Auto: s.AutoAllocateUIDs, FirstID: int(s.StartID), IDCount: int(s.IDCount),
 	}
+}
+
+func nestedNetwork(f conf.NestedFetch) nix.NetworkPolicy {
+	switch f {
+	case conf.NestedFetchAllow:
+		return nix.NetworkAllowed
+	case conf.NestedFetchRefuse:
+		return nix.NetworkRefused
+	}
+	return nix.NetworkOff
 }
 
 func sandboxMode(m conf.SandboxMode, chroot bool) build.SandboxMode {

@@ -32,6 +32,10 @@ func (m *Machine) Run(ctx context.Context, a *Attempt, s *Settings) (_ *Result, 
 	if err != nil {
 		return nil, err
 	}
+	if kind, _ := a.Drv.Kind(); a.Offline && mode == sandbox.None && !kind.IsPure() {
+		return nil, nix.BuildErrorf(nix.StatusInputRejected,
+			"cannot build '%s' for a builder: nothing keeps it from the network without a sandbox; the setting 'recursive-nix-fixed-output = allow' lets it have the network", m.Store.Dir().Join(a.DrvPath))
+	}
 	user, err := m.Users.Acquire(ctx, func() {
 		a.Log.Event(nix.Event{Kind: nix.EventWaiting, Path: a.DrvPath,
 			Message: fmt.Sprintf("waiting for a free build user ID for '%s'", m.Store.Dir().Join(a.DrvPath))})
@@ -58,8 +62,12 @@ func (m *Machine) Run(ctx context.Context, a *Attempt, s *Settings) (_ *Result, 
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
+	if err := r.openRecursion(); err != nil {
+		return nil, err
+	}
 	result := &Result{Start: time.Now()}
 	err = r.build(ctx, result)
+	r.endRecursion(result)
 	if mode == sandbox.None && !user.Own {
 		err = errors.Join(err, m.Launcher.KillUser(context.WithoutCancel(ctx), user.UID))
 	}
@@ -127,6 +135,7 @@ type run struct {
 	spec       *sandbox.Spec
 	hostSpec   *sandbox.Spec // the same with the machine's network, if spec has a user-mode one
 	request    []byte        // what a builtin builder is told
+	recursion  *recursion    // nil for a builder that does not call Nix
 }
 
 // prepare describes the sandbox and writes the builder's files.
@@ -317,7 +326,15 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 	tail := &logTail{max: s.LogLines}
 	shown := &shownLog{drv: a.DrvPath, sink: a.Log, tail: tail}
 	takers := newFanOut(logFile, shown)
-	exit, err := supervise(ctx, process, pty.Master, takers, limits{timeout: s.Timeout, maxSilent: s.MaxSilentTime, maxLog: s.MaxLogSize})
+	log := &sharedLog{w: takers}
+	if r.recursion != nil {
+		var stop context.CancelCauseFunc
+		ctx, stop = context.WithCancelCause(ctx)
+		defer stop(nil)
+		r.recursion.serve(ctx, log, process.Namespace(), stop)
+		defer r.recursion.close()
+	}
+	exit, err := supervise(ctx, process, pty.Master, log, limits{timeout: s.Timeout, maxSilent: s.MaxSilentTime, maxLog: s.MaxLogSize})
 	shown.Flush()
 	result.LogTail = tail.Lines()
 	result.Resources = &nix.Resources{UserTime: exit.UserTime, SystemTime: exit.SystemTime, MaxRSS: exit.MaxRSS}
@@ -417,7 +434,7 @@ func (r *run) job() *outputs.Job {
 		ids = r.user.Count
 	}
 	job := &outputs.Job{
-		DrvPath: a.DrvPath, DrvName: a.Drv.Name, Inputs: slices.Collect(maps.Keys(a.Closure)),
+		DrvPath: a.DrvPath, DrvName: a.Drv.Name, Inputs: append(slices.Collect(maps.Keys(a.Closure)), r.addedInputs()...),
 		Owner: local.Owner{UID: r.user.UID, Count: ids, Own: r.user.Own}, DiscardReferences: a.Options.UnsafeDiscardReferences,
 		Checks: a.Options.Checks, Replace: a.Mode == nix.BuildRepair,
 	}

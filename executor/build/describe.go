@@ -90,10 +90,13 @@ func describe(a *Attempt, s *Settings, p *site, sur *surroundings, outputs map[n
 	}
 	spec.Root = p.root
 	spec.Hostname, spec.Domainname = "localhost", "(none)"
-	if kind.IsPure() {
+	if kind.IsPure() || a.Offline {
 		spec.Network = sandbox.NetworkPrivate
 	} else {
 		spec.Network = sandbox.NetworkHost
+	}
+	if a.Recursive() {
+		spec.Live = string(p.dir)
 	}
 	spec.Tree = tree(p, spec, buildDir, kind)
 	spec.Mounts = mounts(a, s, p, buildDir, kind, outputs)

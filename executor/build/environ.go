@@ -59,6 +59,9 @@ func surround(a *Attempt, s *Settings, dir nix.StoreDir, buildDir string, scratc
 			sur.env[name] = impureValue(s, name)
 		}
 	}
+	if a.Recursive() {
+		sur.env["NIX_REMOTE"] = "unix://" + path.Join(buildDir, socketName)
+	}
 	sur.env["NIX_LOG_FD"] = "2"
 	sur.env["TERM"] = "xterm-256color"
 

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"slices"
 	"time"
 
 	"github.com/kilnbuild/kiln/nix"
@@ -54,6 +55,8 @@ type Settings struct {
 	Hooks   Hooks
 	// UserNetwork is for builders that have a network.
 	UserNetwork UserNetworkSettings
+	// NestedNetwork is for builders that other builders have asked for.
+	NestedNetwork nix.NetworkPolicy
 }
 
 // Machine is what attempts have in common. All fields must be set. It is safe
@@ -83,10 +86,19 @@ type Attempt struct {
 	Known map[nix.OutputName]KnownOutput
 	// Realise also records which objects the outputs are.
 	Realise bool
-	Log     nix.LogSink
+	// Offline gives the builder no network even if its derivation would have it.
+	Offline bool
+	// Nested makes what the builder asks for, if it may ask (Recursive).
+	Nested nix.Builder
+	Log    nix.LogSink
 	// BuilderEnded is called as soon as the builder is gone, before its outputs
 	// are looked at: another builder may start. It may be called again.
 	BuilderEnded func()
+}
+
+// Recursive tells whether the builder may call Nix itself.
+func (a *Attempt) Recursive() bool {
+	return slices.Contains(a.Options.RequiredSystemFeatures, drvopts.FeatureRecursive)
 }
 
 // KnownOutput is what is known of an output before its derivation is built.
@@ -104,6 +116,7 @@ type Result struct {
 	Differences  []nix.OutputDifference // of BuildCheck
 	Resources    *nix.Resources
 	Isolation    *nix.Isolation
+	Nested       []nix.NestedBuild
 	LogTail      []string
 	KeptBuildDir string
 }

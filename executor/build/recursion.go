@@ -1,0 +1,170 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kilnbuild/kiln/mountns"
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/recursive"
+	"github.com/kilnbuild/kiln/sandbox"
+)
+
+// socketName is the socket in the build directory at which a builder calls Nix.
+const socketName = ".nix-socket"
+
+// recursion is what a builder has that may call Nix.
+type recursion struct {
+	run      *run
+	listener *net.UnixListener
+	server   *recursive.Server
+	log      *sharedLog
+
+	namespace *mountns.Namespace
+}
+
+// openRecursion makes the socket. What connects to it waits until serve is called.
+func (r *run) openRecursion() error {
+	if !r.attempt.Recursive() {
+		return nil
+	}
+	if r.attempt.Nested == nil {
+		return fmt.Errorf("build '%s': nobody builds for its builder", r.attempt.DrvPath)
+	}
+	listener, err := listenIn(r.work.inner, r.user)
+	if err != nil {
+		return fmt.Errorf("make the socket for recursive Nix: %w", err)
+	}
+	r.recursion = &recursion{run: r, listener: listener}
+	return nil
+}
+
+// listenIn makes the socket in a builder's directory, which nobody has been in yet.
+// The name of the directory may be longer than that of a socket can be.
+func listenIn(dir string, user *User) (*net.UnixListener, error) {
+	fd, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer fd.Close()
+	address := filepath.Join(dir, socketName)
+	if len(address) > maxSocketAddress {
+		address = path.Join("/proc/self/fd", strconv.Itoa(int(fd.Fd())), socketName)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	listener.SetUnlinkOnClose(false) // it goes with the directory, whose owner may have put something else there
+	err = unix.Fchmodat(int(fd.Fd()), socketName, 0o600, 0)
+	if err == nil && !user.Own {
+		err = unix.Fchownat(int(fd.Fd()), socketName, user.UID, user.GID, unix.AT_SYMLINK_NOFOLLOW)
+	}
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return listener, nil
+}
+
+// maxSocketAddress is the longest address of a socket, in bytes, on all systems.
+const maxSocketAddress = 103
+
+// serve begins to answer the builder that runs, in a sandbox with a namespace for
+// what comes to it. stop ends the build.
+func (c *recursion) serve(ctx context.Context, log *sharedLog, n *mountns.Namespace, stop context.CancelCauseFunc) {
+	a, m := c.run.attempt, c.run.machine
+	c.log, c.namespace = log, n
+	c.server = recursive.Serve(ctx, c.listener, recursive.Config{
+		Dir: m.Store.Dir(), Store: m.Store, Drv: a.DrvPath, Inputs: slices.Collect(maps.Keys(a.Closure)),
+		Builder: a.Nested, Log: nestedLog{a.Log, c}, Network: c.run.settings.NestedNetwork, Show: c.show,
+		Fail: func(err error) {
+			stop(nix.BuildErrorf(nix.StatusMiscFailure, "building derivation '%s' was ended: %v", m.Store.Dir().Join(a.DrvPath), err))
+		},
+	})
+}
+
+// show makes store objects visible in the running sandbox. Without one they are.
+func (c *recursion) show(ctx context.Context, paths []nix.StorePath) error {
+	if c.run.isolation != sandbox.Full {
+		return nil
+	}
+	attachments := make([]mountns.Attachment, 0, len(paths))
+	for _, p := range paths {
+		attachments = append(attachments, mountns.Attachment{Source: c.run.machine.Store.RealPath(p), Name: string(p)})
+	}
+	for batch := range slices.Chunk(attachments, attachAtOnce) {
+		if err := c.namespace.Attach(ctx, batch...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attachAtOnce bounds one program of system calls.
+const attachAtOnce = 256
+
+// close ends every connection, and what is being built for one.
+func (c *recursion) close() {
+	c.listener.Close()
+	c.server.Close()
+}
+
+// endRecursion closes what a builder that has ended had, and says what was built for
+// it.
+func (r *run) endRecursion(result *Result) {
+	if r.recursion == nil {
+		return
+	}
+	r.recursion.listener.Close()
+	if r.recursion.server != nil {
+		result.Nested = r.recursion.server.Builds()
+	}
+}
+
+// addedInputs are the store objects that came to the inputs while the builder ran.
+func (r *run) addedInputs() []nix.StorePath {
+	if r.recursion == nil || r.recursion.server == nil {
+		return nil
+	}
+	return r.recursion.server.Added()
+}
+
+// nestedLog is the log of what is built for a builder. What that builder must not
+// learn is in its own log.
+type nestedLog struct {
+	nix.LogSink
+	c *recursion
+}
+
+// Event implements nix.LogSink.
+func (l nestedLog) Event(e nix.Event) {
+	if e.Kind == nix.EventNotice && e.Path == l.c.run.attempt.DrvPath {
+		fmt.Fprintf(l.c.log, "%s\n", e.Message)
+		return
+	}
+	l.LogSink.Event(e)
+}
+
+// sharedLog lets several goroutines write to the log of a build.
+type sharedLog struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *sharedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
