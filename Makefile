@@ -18,7 +18,7 @@ BENCH    ?=
 # Which releases of Nix the benchmark measures beside that of PATH; only root can.
 PEERS    ?= $(if $(filter 0,$(shell id -u)),2.34)
 
-.PHONY: build demo test bench lint fuzz interop broken screenshots docs clean help
+.PHONY: build demo demo-recursive test bench lint fuzz interop broken screenshots docs clean help
 
 build: ## one static binary: ./kiln
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
@@ -27,6 +27,11 @@ demo: ## build a derivation in the sandbox, in a store of its own, and print the
 	@.ci/need go busybox
 	@$(MAKE) --no-print-directory build
 	@demo/run
+
+demo-recursive: ## build a derivation whose builder calls Nix: it compiles, runs and links another one
+	@.ci/need go busybox nix gcc
+	@$(MAKE) --no-print-directory build
+	@demo/run-recursive
 
 test: ## format, vet, cross-builds, and all tests with the race detector
 	@.ci/need go busybox nix gcc ip pasta slirp4netns || echo "Going on without: what needs it will fail and say so."
@@ -80,4 +85,4 @@ clean: ## remove what the other targets made here
 	rm -f kiln
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\): ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 13
+	@sed -n 's/^\([a-z-]*\): ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 17

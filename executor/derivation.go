@@ -202,6 +202,11 @@ func (t task) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivat
 	if err != nil {
 		return failure(nix.BuildErrorf(nix.StatusMiscFailure, "while parsing derivation '%s': %v", t.print(drvPath), err))
 	}
+	if slices.Contains(options.RequiredSystemFeatures, drvopts.FeatureRecursive) && slices.Contains(t.settings.SystemFeatures, drvopts.FeatureRecursive) {
+		if rejection := t.require(conf.RecursiveNix); rejection != nil {
+			return failure(rejection)
+		}
+	}
 	if t.network == nix.NetworkRefused && !kind.IsPure() {
 		return failure(nix.BuildErrorf(nix.StatusInputRejected,
 			"cannot build '%s' for a builder: its own builder may reach the network, and the setting 'recursive-nix-fixed-output' is 'refuse'", t.print(drvPath)))

@@ -3,6 +3,7 @@ package recursive
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -152,4 +153,11 @@ func (s *Scope) Realised(id nix.DrvOutput) (nix.StorePath, bool) {
 	defer s.mu.Unlock()
 	p, ok := s.realised[id]
 	return p, ok
+}
+
+// AllRealised has which object each output is that was built for the build.
+func (s *Scope) AllRealised() map[nix.DrvOutput]nix.StorePath {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.realised)
 }

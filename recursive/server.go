@@ -26,6 +26,8 @@ type Backing interface {
 	DerivationOutputs(ctx context.Context, drv nix.StorePath) (map[nix.OutputName]nix.StorePath, error)
 	// Derivation reads a valid derivation.
 	Derivation(ctx context.Context, p nix.StorePath) (*nix.Derivation, error)
+	// LegacyRealisationID is what older clients call an output.
+	LegacyRealisationID(ctx context.Context, id nix.DrvOutput) (string, error)
 }
 
 // Config is what a Server needs. What it refers to stays the caller's.

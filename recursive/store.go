@@ -27,6 +27,8 @@ var (
 	_ daemon.HashPartFinder   = restricted{}
 	_ daemon.DerivationSource = restricted{}
 	_ daemon.ContentAdder     = restricted{}
+
+	_ daemon.LegacyRealisationStore = restricted{}
 )
 
 // Dir implements store.Store.
@@ -146,6 +148,26 @@ func (r restricted) Realisation(_ context.Context, id nix.DrvOutput) (*nix.Reali
 		return nil, fmt.Errorf("output '%s' of '%s' is not known in recursive Nix: %w", id.Output, r.cfg.Dir.Join(id.Drv), store.ErrNotFound)
 	}
 	return &nix.Realisation{ID: id, OutPath: p}, nil
+}
+
+// LegacyRealisation implements daemon.LegacyRealisationStore: of what was built for the
+// builder, by the name that older clients have for it.
+func (r restricted) LegacyRealisation(ctx context.Context, id string) (*worker.LegacyRealisation, error) {
+	for output, p := range r.scope.AllRealised() {
+		legacy, err := r.cfg.Store.LegacyRealisationID(ctx, output)
+		if err != nil {
+			return nil, err
+		}
+		if legacy == id {
+			return &worker.LegacyRealisation{ID: id, OutPath: p}, nil
+		}
+	}
+	return nil, fmt.Errorf("output '%s' is not known in recursive Nix: %w", id, store.ErrNotFound)
+}
+
+// RegisterLegacyRealisation implements daemon.LegacyRealisationStore.
+func (r restricted) RegisterLegacyRealisation(ctx context.Context, _ *worker.LegacyRealisation) error {
+	return r.RegisterRealisation(ctx, nil)
 }
 
 // RegisterRealisation implements store.RealisationStore.

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"os"
+	"time"
 
 	"github.com/kilnbuild/kiln/nix"
 )
@@ -27,6 +28,19 @@ type resultJSON struct {
 	Causes           []string          `json:"causes,omitempty"` // statuses
 	Hint             string            `json:"hint,omitempty"`
 	Isolation        *isolationJSON    `json:"isolation,omitempty"`
+	// Nested has what the builder asked for by recursive Nix, in the order of the ends.
+	Nested []nestedJSON `json:"nested,omitempty"`
+}
+
+type nestedJSON struct {
+	DrvPath    string         `json:"drvPath"`
+	Status     string         `json:"status"`
+	StartTime  float64        `json:"startTime"` // seconds
+	StopTime   float64        `json:"stopTime"`
+	UserTime   float64        `json:"cpuUser,omitempty"`
+	SystemTime float64        `json:"cpuSystem,omitempty"`
+	MaxRSS     int64          `json:"maxRSS,omitempty"`
+	Isolation  *isolationJSON `json:"isolation,omitempty"`
 }
 
 type differenceJSON struct {
@@ -77,11 +91,9 @@ func printResultsJSON(w *os.File, dir nix.StoreDir, results []nix.BuildResult) e
 		if r.Resources != nil {
 			j.UserTime, j.SystemTime, j.MaxRSS = r.Resources.UserTime.Seconds(), r.Resources.SystemTime.Seconds(), r.Resources.MaxRSS
 		}
-		if r.Isolation != nil {
-			j.Isolation = &isolationJSON{Level: r.Isolation.Level}
-			for _, l := range r.Isolation.Layers {
-				j.Isolation.Layers = append(j.Isolation.Layers, layerJSON(l))
-			}
+		j.Isolation = isolationOf(r.Isolation)
+		for _, n := range r.Nested {
+			j.Nested = append(j.Nested, nestedOf(dir, &n))
 		}
 		list = append(list, j)
 	}
@@ -89,6 +101,27 @@ func printResultsJSON(w *os.File, dir nix.StoreDir, results []nix.BuildResult) e
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
 	return enc.Encode(list)
+}
+
+// isolationOf is nil for a build whose builder did not run.
+func isolationOf(i *nix.Isolation) *isolationJSON {
+	if i == nil {
+		return nil
+	}
+	j := &isolationJSON{Level: i.Level}
+	for _, l := range i.Layers {
+		j.Layers = append(j.Layers, layerJSON(l))
+	}
+	return j
+}
+
+func nestedOf(dir nix.StoreDir, n *nix.NestedBuild) nestedJSON {
+	seconds := func(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
+	j := nestedJSON{DrvPath: dir.Join(n.Drv), Status: n.Status.String(), StartTime: seconds(n.Start), StopTime: seconds(n.Stop), Isolation: isolationOf(n.Isolation)}
+	if n.Resources != nil {
+		j.UserTime, j.SystemTime, j.MaxRSS = n.Resources.UserTime.Seconds(), n.Resources.SystemTime.Seconds(), n.Resources.MaxRSS
+	}
+	return j
 }
 
 func differencesJSON(dir nix.StoreDir, differences []nix.OutputDifference) (list []differenceJSON) {

@@ -146,19 +146,19 @@ func (s *Store) realisationKey(ctx context.Context, id nix.DrvOutput) (string, e
 	if s.realisations == buildTrace {
 		return string(id.Drv), nil
 	}
-	if err := s.mustBeValid(ctx, id.Drv); err != nil {
-		return "", err
-	}
-	drv, err := s.loadDerivation(ctx, id.Drv)
-	if err != nil {
-		return "", err
-	}
-	legacy, err := s.hasher.LegacyRealisationID(ctx, drv, id.Output)
-	if err != nil {
-		return "", err
-	}
+	legacy, err := s.LegacyRealisationID(ctx, id)
 	key, _, _ := strings.Cut(legacy, "!")
-	return key, nil
+	return key, err
+}
+
+// LegacyRealisationID is what Nix before 2.35 calls an output of a valid derivation:
+// "sha256:<base16>!<output>".
+func (s *Store) LegacyRealisationID(ctx context.Context, id nix.DrvOutput) (string, error) {
+	drv, err := s.Derivation(ctx, id.Drv)
+	if err != nil {
+		return "", err
+	}
+	return s.hasher.LegacyRealisationID(ctx, drv, id.Output)
 }
 
 func (s *Store) printOutput(id nix.DrvOutput) string {
