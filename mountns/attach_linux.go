@@ -2,24 +2,15 @@ package mountns
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/kilnbuild/kiln/sandbox/program"
-	"golang.org/x/sys/unix"
-)
-
-var (
-	callSetns     = program.Call{Name: "setns", Number: unix.SYS_SETNS}
-	callOpenat2   = program.Call{Name: "openat2", Number: unix.SYS_OPENAT2}
-	callMkdirat   = program.Call{Name: "mkdirat", Number: unix.SYS_MKDIRAT}
-	callMknodat   = program.Call{Name: "mknodat", Number: unix.SYS_MKNODAT}
-	callSymlinkat = program.Call{Name: "symlinkat", Number: unix.SYS_SYMLINKAT}
 )
 
 // ErrAttached says that something is in the place of an attachment already.
@@ -48,6 +39,7 @@ type Namespace struct {
 	user  *os.File // nil when the sandbox has no user namespace of its own
 
 	mu     sync.Mutex
+	helper *helper // nil before the first attachment
 	closed bool
 }
 
@@ -70,6 +62,9 @@ func (n *Namespace) Close() error {
 	if n.user != nil {
 		err = errors.Join(err, n.user.Close())
 	}
+	if n.helper != nil {
+		n.helper.socket.Close() // it ends then; the runner knows when
+	}
 	return err
 }
 
@@ -82,100 +77,38 @@ func (n *Namespace) Close() error {
 // opened without symlinks, and everything is put into it by descriptor and by
 // one name.
 func (n *Namespace) Attach(ctx context.Context, attachments ...Attachment) error {
+	for _, a := range attachments {
+		if a.Name == "" || a.Name == "." || a.Name == ".." || strings.Contains(a.Name, "/") || !path.IsAbs(a.Source) {
+			return fmt.Errorf("attach '%s' as '%s': it needs an absolute path and a plain name", a.Source, a.Name)
+		}
+	}
 	if len(attachments) == 0 {
 		return nil
 	}
-	p, err := attachProgram(n.live, n.user != nil, attachments)
-	if err != nil {
-		return err
-	}
-	// With descriptors of its own an attachment is not in the way of Close.
-	descriptors, err := n.duplicate()
+	h, err := n.theHelper()
 	if err != nil {
 		return fmt.Errorf("attach to sandbox: %w", err)
 	}
-	defer func() {
-		for _, f := range descriptors {
-			f.Close()
+	for batch := range slices.Chunk(attachments, maxBatch) {
+		if err := context.Cause(ctx); err != nil {
+			return err
 		}
-	}()
-	err = n.runner.Run(ctx, p, descriptors...)
-	if errors.Is(err, unix.EEXIST) {
-		err = fmt.Errorf("%w: %w", ErrAttached, err)
+		if err := h.attach(n.live, batch); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
-func (n *Namespace) duplicate() ([]*os.File, error) {
+// theHelper starts the helper when it is needed first.
+func (n *Namespace) theHelper() (_ *helper, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return nil, errors.New("it has ended")
 	}
-	var files []*os.File
-	for _, f := range []*os.File{n.mount, n.user} {
-		if f == nil {
-			continue
-		}
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return files, err
-		}
-		files = append(files, os.NewFile(uintptr(fd), f.Name()))
+	if n.helper == nil {
+		n.helper, err = n.startHelper()
 	}
-	return files, nil
-}
-
-// attachProgram is what Attach does. Descriptor 0 is the mount namespace,
-// descriptor 1 the user namespace.
-func attachProgram(live string, user bool, attachments []Attachment) (*program.Program, error) {
-	p := &program.Program{}
-	p.Begin()
-	if user {
-		p.Add("enter the sandbox's user namespace", callSetns, program.Descriptor(1), program.Named(uint(unix.CLONE_NEWUSER), "CLONE_NEWUSER"))
-	}
-	p.Add("enter the sibling mount namespace", callSetns, program.Descriptor(0), program.Named(uint(unix.CLONE_NEWNS), "CLONE_NEWNS"))
-	how := make([]byte, unix.SizeofOpenHow)
-	binary.NativeEndian.PutUint64(how, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
-	binary.NativeEndian.PutUint64(how[16:], unix.RESOLVE_NO_SYMLINKS)
-	dir, _ := p.Add("open "+live, callOpenat2, program.Here, program.String(live),
-		program.Bytes(how, "{O_PATH|O_DIRECTORY|O_CLOEXEC, resolve=RESOLVE_NO_SYMLINKS}"), program.Number(len(how)))
-	for _, a := range attachments {
-		if err := a.compile(p, dir); err != nil {
-			return nil, err
-		}
-	}
-	return p, nil
-}
-
-func (a Attachment) compile(p *program.Program, dir program.Ref) error {
-	if a.Name == "" || a.Name == "." || a.Name == ".." || strings.Contains(a.Name, "/") || !path.IsAbs(a.Source) {
-		return fmt.Errorf("attach '%s' as '%s': it needs an absolute path and a plain name", a.Source, a.Name)
-	}
-	st, err := os.Lstat(a.Source)
-	if err != nil {
-		return fmt.Errorf("attach '%s': %w", a.Source, err)
-	}
-	what := "attach " + a.Source
-	name := program.String(a.Name)
-	switch {
-	case st.Mode()&os.ModeSymlink != 0:
-		target, err := os.Readlink(a.Source)
-		if err != nil {
-			return fmt.Errorf("attach '%s': %w", a.Source, err)
-		}
-		p.Add(what, callSymlinkat, program.String(target), program.Result(dir), name)
-		return nil
-	case st.IsDir():
-		p.Add(what, callMkdirat, program.Result(dir), name, program.Named(uint(0o755), "0755"))
-	default:
-		p.Add(what, callMknodat, program.Result(dir), name, program.Named(uint(unix.S_IFREG|0o444), "S_IFREG|0444"), program.Number(0))
-	}
-	m := Mount{Kind: Bind, Source: a.Source}
-	tree, _ := p.Add(what, callOpenTree, program.Here, program.String(a.Source), openTreeFlags(false))
-	m.restrict(p, what, tree)
-	p.Add(what, callMoveMount, program.Result(tree), program.String(""), program.Result(dir), name,
-		program.Named(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), "MOVE_MOUNT_F_EMPTY_PATH"))
-	p.Add("", callClose, program.Result(tree))
-	return nil
+	return n.helper, err
 }

@@ -1,0 +1,239 @@
+package mountns
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/kilnbuild/kiln/sandbox/program"
+	"golang.org/x/sys/unix"
+)
+
+// helper is a process in the sibling namespace that attaches what it is asked to.
+// Whoever enters a user namespace has a single thread, so it is a fork of the launcher
+// that enters, by a program of system calls; and since a fork for each path would
+// take longer than all the rest, that fork becomes this program again, which stays as
+// long as the sandbox. It is not in the sandbox's pid namespace: builders cannot name
+// it.
+type helper struct {
+	mu     sync.Mutex // one question at a time
+	socket *os.File
+	ended  chan struct{} // closed when it has
+	err    error         // set before
+}
+
+// HelperName is what the process is called (argv[0]).
+const HelperName = "kiln-attach"
+
+// maxBatch bounds one message, which has to fit into one packet.
+const maxBatch = 128
+
+// batch is what the helper is asked for.
+type batch struct {
+	Live        string
+	Attachments []Attachment
+}
+
+// failure is what it answers: the zero value if there was none.
+type failure struct {
+	What  string
+	Errno uintptr
+}
+
+var (
+	callSetns  = program.Call{Name: "setns", Number: unix.SYS_SETNS}
+	callCapset = program.Call{Name: "capset", Number: unix.SYS_CAPSET}
+	callPrctl  = program.Call{Name: "prctl", Number: unix.SYS_PRCTL}
+	callDup3   = program.Call{Name: "dup3", Number: unix.SYS_DUP3}
+	callExecve = program.Call{Name: "execve", Number: unix.SYS_EXECVE}
+)
+
+// startHelper starts it. The caller holds n.mu.
+func (n *Namespace) startHelper() (*helper, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "attach")
+	descriptors := []*os.File{n.mount, theirs}
+	if n.user != nil {
+		descriptors = append(descriptors, n.user)
+	}
+	// With descriptors of its own, the start is not in the way of Close.
+	for i, f := range descriptors {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		descriptors[i] = os.NewFile(uintptr(fd), f.Name())
+	}
+	theirs.Close()
+	h := &helper{socket: os.NewFile(uintptr(pair[0]), "attach"), ended: make(chan struct{})}
+	go func() {
+		defer close(h.ended)
+		h.err = n.runner.Run(context.Background(), helperProgram(n.user != nil), descriptors...)
+		for _, f := range descriptors {
+			f.Close()
+		}
+	}()
+	return h, nil
+}
+
+// helperProgram enters the namespaces and becomes the helper. Descriptor 0 is the
+// mount namespace, 1 the socket, 2 the user namespace.
+func helperProgram(user bool) *program.Program {
+	p := &program.Program{}
+	p.Begin()
+	if user {
+		const what = "enter the sandbox's user namespace"
+		p.Add(what, callSetns, program.Descriptor(2), program.Named(uint(unix.CLONE_NEWUSER), "CLONE_NEWUSER"))
+		// Who is not root in there would lose by execve what mounting needs.
+		header, data := make([]byte, 8), make([]byte, 24)
+		binary.NativeEndian.PutUint32(header, unix.LINUX_CAPABILITY_VERSION_3)
+		for _, set := range []int{0, 4, 8} { // effective, permitted, inheritable
+			binary.NativeEndian.PutUint32(data[set:], 1<<unix.CAP_SYS_ADMIN|1<<unix.CAP_SYS_CHROOT)
+		}
+		p.Add(what, callCapset, program.Bytes(header, "{_LINUX_CAPABILITY_VERSION_3}"), program.Bytes(data, "{CAP_SYS_ADMIN|CAP_SYS_CHROOT}"))
+		p.Add(what, callPrctl, program.Named(uint(unix.PR_CAP_AMBIENT), "PR_CAP_AMBIENT"), program.Named(uint(unix.PR_CAP_AMBIENT_RAISE), "PR_CAP_AMBIENT_RAISE"),
+			program.Named(uint(unix.CAP_SYS_ADMIN), "CAP_SYS_ADMIN"), program.Number(0), program.Number(0))
+	}
+	p.Add("enter the sibling mount namespace", callSetns, program.Descriptor(0), program.Named(uint(unix.CLONE_NEWNS), "CLONE_NEWNS"))
+	const what = "become the helper that attaches"
+	p.Add(what, callDup3, program.Descriptor(1), program.Number(0), program.Number(0))
+	p.Add(what, callExecve, program.String("/proc/self/exe"), program.Strings([]string{HelperName}), program.Strings(nil))
+	return p
+}
+
+// attach asks for attachments and waits for them.
+func (h *helper) attach(live string, attachments []Attachment) error {
+	message, err := json.Marshal(batch{live, attachments})
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, err := h.socket.Write(message); err != nil {
+		return h.gone(err)
+	}
+	answer := make([]byte, 16<<10)
+	size, err := h.socket.Read(answer)
+	if err != nil {
+		return h.gone(err)
+	}
+	var f failure
+	if err := json.Unmarshal(answer[:size], &f); err != nil {
+		return fmt.Errorf("attach to sandbox: %w", err)
+	}
+	if f.Errno == 0 {
+		return nil
+	}
+	err = fmt.Errorf("%s: %w", f.What, unix.Errno(f.Errno))
+	if errors.Is(err, unix.EEXIST) {
+		err = fmt.Errorf("%w: %w", ErrAttached, err)
+	}
+	return err
+}
+
+// gone says why there is no helper any more.
+func (h *helper) gone(err error) error {
+	h.socket.Close()
+	<-h.ended
+	return fmt.Errorf("attach to sandbox: the helper has ended: %w", errors.Join(h.err, err))
+}
+
+// Whoever imports this package is the helper when it is called so, before anything
+// else happens.
+func init() {
+	if len(os.Args) == 1 && os.Args[0] == HelperName {
+		unix.Exit(serve(0))
+	}
+}
+
+// serve attaches what packets on a socket ask for, until that is closed.
+func serve(socket int) int {
+	request := make([]byte, 256<<10)
+	for {
+		n, err := unix.Read(socket, request)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			return 0
+		}
+		var b batch
+		var f failure
+		if err := json.Unmarshal(request[:n], &b); err != nil {
+			f = failure{"read what to attach", uintptr(unix.EBADMSG)}
+		} else {
+			f = b.attach()
+		}
+		answer, err := json.Marshal(f)
+		if err != nil {
+			return 1
+		}
+		if _, err := unix.Write(socket, answer); err != nil {
+			return 0
+		}
+	}
+}
+
+func failed(what string, err error) failure {
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		errno = unix.EIO
+	}
+	return failure{what, uintptr(errno)}
+}
+
+// attach does it, up to the first failure.
+func (b *batch) attach() failure {
+	dir, err := unix.Openat2(unix.AT_FDCWD, b.Live, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return failed("open "+b.Live, err)
+	}
+	defer unix.Close(dir)
+	for _, a := range b.Attachments {
+		if err := a.attachIn(dir); err != nil {
+			return failed("attach "+a.Source, err)
+		}
+	}
+	return failure{}
+}
+
+func (a Attachment) attachIn(dir int) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(a.Source, &st); err != nil {
+		return err
+	}
+	var err error
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFLNK:
+		target, err := os.Readlink(a.Source)
+		if err != nil {
+			return err
+		}
+		return unix.Symlinkat(target, dir, a.Name)
+	case unix.S_IFDIR:
+		err = unix.Mkdirat(dir, a.Name, 0o755)
+	default:
+		err = unix.Mknodat(dir, a.Name, unix.S_IFREG|0o444, 0)
+	}
+	if err != nil {
+		return err
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, a.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	// Done after the mount is in place, it would not reach the sandbox.
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
+		return err
+	}
+	return unix.MoveMount(tree, "", dir, a.Name, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
