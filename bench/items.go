@@ -55,6 +55,8 @@ var items = []item{
 	{name: "files", what: "an output of 20,000 small files", expr: "files", size: 20000, jobs: 1, alone: "files"},
 	{name: "large", what: "an output of 1 GiB", expr: "large", size: 1024, jobs: 1, alone: "large", prepare: seedFile, options: seedPath, aim: aim{wall: 1, rss: 64}},
 	{name: scannerItem, what: "an output of 64 MiB of text made to slow a search for references down", expr: "hashes", size: 64, jobs: 1, alone: "hashes"},
+	{name: "recursive-builds", what: "a builder that has Nix build 20 derivations", expr: "recursive-builds", size: 20, jobs: 1, options: recursion, aim: aim{wall: 0.5}},
+	{name: "recursive-adds", what: "a builder that adds 200 files", expr: "recursive-adds", size: 200, jobs: 1, options: recursion},
 	{name: "start", what: "asking for an output that is there", expr: "trivial", size: 1, per: 10, jobs: 1, runs: 10, valid: true},
 }
 
@@ -114,4 +116,12 @@ func seedFile(b *bench, n int) error {
 
 func seedPath(b *bench) map[string]string {
 	return map[string]string{"sandbox-paths": "/bin/sh=" + b.busybox + " /seed=" + b.path("seed")}
+}
+
+// recursion lets builders call the Nix of the root directory that they are built in.
+func recursion(b *bench) map[string]string {
+	return map[string]string{
+		"extra-experimental-features": "recursive-nix", "system-features": "recursive-nix",
+		"sandbox-paths": "/bin/sh=" + b.busybox + " /usr=/usr /lib=/lib /lib64=/lib64?",
+	}
 }

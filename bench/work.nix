@@ -5,6 +5,13 @@ let
   script = name: attrs: text: derivation ({ inherit name system; builder = "/bin/sh"; args = [ "-e" "-c" text ]; } // attrs);
   numbers = builtins.genList (i: i) n;
   drvs = map (d: d.drvPath);
+  recursive = name: text: script name { requiredSystemFeatures = [ "recursive-nix" ]; } (''
+    export PATH=/usr/bin HOME=/build NIX_CONF_DIR=/build NIX_STATE_DIR=/build/state
+    echo "substituters =" > nix.conf
+  '' + text + ''
+    test $(wc -l < log) = ${toString n}
+    echo done > $out
+  '');
 in {
   trivial = drvs (map (i: script "trivial-${toString i}" { } "echo > $out") numbers);
 
@@ -19,4 +26,17 @@ in {
   hashes = drvs [ (script "hashes" { } (import ./scripts.nix { inherit n; }).hashes) ];
 
   large = drvs [ (script "large" { seed = "/seed"; } (import ./scripts.nix { inherit n; }).large) ];
+
+  # A builder that has Nix build n derivations, or add n files, by recursive Nix.
+  recursive-builds = drvs [ (recursive "recursive-builds" ''
+    cat > list.nix <<'END'
+    map (i: derivation { name = "inner-''${toString i}"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }) (builtins.genList (i: i) ${toString n})
+    END
+    nix-build --no-out-link list.nix > log 2> messages || { cat messages; exit 1; }
+  '') ];
+
+  recursive-adds = drvs [ (recursive "recursive-adds" ''
+    i=0; while [ $i -lt ${toString n} ]; do echo $i > file-$i; i=$((i+1)); done
+    nix-store --add file-* > log
+  '') ];
 }
