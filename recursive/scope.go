@@ -21,7 +21,7 @@ type Scope struct {
 	added    map[nix.StorePath]*arrival
 	order    []nix.StorePath // of added, as they became visible
 	realised map[nix.DrvOutput]nix.StorePath
-	showing  sync.Mutex
+	showing  chan struct{} // has room for the one that shows
 }
 
 // An arrival is an object on its way into the scope.
@@ -37,6 +37,7 @@ func NewScope(inputs []nix.StorePath, show func(ctx context.Context, paths []nix
 	s := &Scope{
 		inputs: make(map[nix.StorePath]bool, len(inputs)), show: show,
 		added: make(map[nix.StorePath]*arrival), realised: make(map[nix.DrvOutput]nix.StorePath),
+		showing: make(chan struct{}, 1),
 	}
 	for _, p := range inputs {
 		s.inputs[p] = true
@@ -97,14 +98,15 @@ func (s *Scope) Admit(ctx context.Context, paths ...nix.StorePath) error {
 	return err
 }
 
-// bring shows objects that nobody else brings, and says so.
+// bring shows objects that nobody else brings, and says so. It goes on when who
+// asked for them leaves: others may wait for them too.
 func (s *Scope) bring(ctx context.Context, paths []nix.StorePath) error {
 	if len(paths) == 0 {
 		return nil
 	}
-	s.showing.Lock()
-	err := s.show(ctx, paths)
-	s.showing.Unlock()
+	s.showing <- struct{}{}
+	err := s.show(context.WithoutCancel(ctx), paths)
+	<-s.showing
 	if err != nil {
 		err = fmt.Errorf("make store objects visible in the sandbox: %w", err)
 	}
