@@ -17,7 +17,7 @@ func (s slots) free() bool { return len(s) < cap(s) }
 func (s slots) acquire(ctx context.Context) (*slot, error) {
 	select {
 	case s <- struct{}{}:
-		return &slot{of: s, held: true}, nil
+		return &slot{of: s, held: true, returning: make(chan struct{}, 1)}, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -25,7 +25,8 @@ func (s slots) acquire(ctx context.Context) (*slot, error) {
 
 // A slot is the right to run a builder. It is safe for concurrent use.
 type slot struct {
-	of slots
+	of        slots
+	returning chan struct{} // has room for the one that waits for the slot to be back
 
 	mu       sync.Mutex
 	held     bool
@@ -63,9 +64,14 @@ func (s *slot) lend() {
 func (s *slot) takeBack(ctx context.Context) error {
 	s.mu.Lock()
 	s.lent--
-	wait := s.lent == 0 && !s.released
 	s.mu.Unlock()
-	if !wait {
+	select {
+	case s.returning <- struct{}{}:
+		defer func() { <-s.returning }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if !s.missing() {
 		return nil
 	}
 	select {
@@ -80,4 +86,11 @@ func (s *slot) takeBack(ctx context.Context) error {
 		s.put()
 	}
 	return nil
+}
+
+// missing tells whether the slot has to be here, and is not.
+func (s *slot) missing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lent == 0 && !s.held && !s.released
 }
