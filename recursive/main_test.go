@@ -358,3 +358,7 @@ func named(paths []nix.StorePath) string {
 	}
 	return fmt.Sprint(slices.Sorted(maps.Keys(names)))
 }
+
+func (b backing) LegacyRealisationID(_ context.Context, id nix.DrvOutput) (string, error) {
+	return "sha256:" + string(id.Drv) + "!" + string(id.Output), nil
+}
