@@ -50,6 +50,12 @@ type Substituter interface {
 	Substitutable(ctx context.Context, paths map[nix.StorePath]nix.ContentAddress) ([]worker.Substitutable, error)
 }
 
+// An Ensurer says itself what comes of requests to make objects valid. Of others the
+// Builder is asked.
+type Ensurer interface {
+	EnsurePath(ctx context.Context, p nix.StorePath) error
+}
+
 // A Planner knows what would be done for derived paths. A Builder may be one too.
 type Planner interface {
 	Missing(ctx context.Context, paths []nix.DerivedPath) (*worker.Missing, error)

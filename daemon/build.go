@@ -113,6 +113,9 @@ func (s *session) buildDerivation(ctx context.Context, r *worker.BuildDerivation
 
 // ensure makes an object valid, if that can be done.
 func (s *session) ensure(ctx context.Context, p nix.StorePath) error {
+	if st, ok := s.store.(Ensurer); ok {
+		return st.EnsurePath(ctx, p)
+	}
 	valid, err := s.validPaths(ctx, []nix.StorePath{p})
 	if err != nil || len(valid) > 0 {
 		return err

@@ -27,6 +27,7 @@ var (
 	_ daemon.HashPartFinder   = restricted{}
 	_ daemon.DerivationSource = restricted{}
 	_ daemon.ContentAdder     = restricted{}
+	_ daemon.Ensurer          = restricted{}
 
 	_ daemon.LegacyRealisationStore = restricted{}
 )
@@ -63,6 +64,14 @@ func (r restricted) NAR(ctx context.Context, p nix.StorePath, w io.Writer) error
 		return fmt.Errorf("cannot dump unknown path '%s' in recursive Nix", r.cfg.Dir.Join(p))
 	}
 	return r.cfg.Store.NAR(ctx, p, w)
+}
+
+// EnsurePath implements daemon.Ensurer: what exists for the builder is there.
+func (r restricted) EnsurePath(_ context.Context, p nix.StorePath) error {
+	if !r.scope.Has(p) {
+		return fmt.Errorf("cannot substitute unknown path '%s' in recursive Nix", r.cfg.Dir.Join(p))
+	}
+	return nil
 }
 
 // Add implements store.Sink.
