@@ -48,6 +48,15 @@ func newestNix(t *testing.T) *release {
 }
 
 var newestRoom = sync.OnceValues(func() (string, error) {
+	root, err := newestRoot()
+	if err != nil {
+		return "", err
+	}
+	return newRoom(root)
+})
+
+// newestRoot is the root directory of a Nix of newestSeries.
+var newestRoot = sync.OnceValues(func() (string, error) {
 	cmd := exec.Command("../.ci/peer", newestSeries)
 	var said strings.Builder
 	cmd.Stderr = &said
@@ -55,7 +64,7 @@ var newestRoom = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, said.String())
 	}
-	return newRoom(strings.TrimSpace(string(out)))
+	return strings.TrimSpace(string(out)), nil
 })
 
 // atLeast tells whether a release is that of a version, or a later one.

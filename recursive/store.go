@@ -28,6 +28,8 @@ var (
 	_ daemon.DerivationSource = restricted{}
 	_ daemon.ContentAdder     = restricted{}
 	_ daemon.Ensurer          = restricted{}
+	_ daemon.Rooter           = restricted{}
+	_ daemon.Collector        = restricted{}
 
 	_ daemon.LegacyRealisationStore = restricted{}
 )
@@ -187,3 +189,21 @@ func (r restricted) RegisterRealisation(context.Context, *nix.Realisation) error
 // AddTempRoot implements store.TempRooter. What a builder sees is rooted by its
 // build.
 func (r restricted) AddTempRoot(context.Context, ...nix.StorePath) error { return nil }
+
+// AddIndirectRoot implements daemon.Rooter. Commands that leave a link to what they
+// built ask for it; nothing is kept for longer than the build.
+func (r restricted) AddIndirectRoot(context.Context, string) error { return nil }
+
+// AddPermRoot implements daemon.Rooter.
+func (r restricted) AddPermRoot(context.Context, string, nix.StorePath) error {
+	return fmt.Errorf("operation 'addPermRoot' is not allowed in recursive Nix")
+}
+
+// Roots implements daemon.Collector: builders are told of none.
+func (r restricted) Roots(context.Context) ([]daemon.Root, error) { return nil, nil }
+
+// CollectGarbage implements daemon.Collector: everything that exists for the builder
+// is in use.
+func (r restricted) CollectGarbage(context.Context, *worker.CollectGarbage) (*worker.Collected, error) {
+	return &worker.Collected{}, nil
+}
