@@ -107,10 +107,11 @@ func (x *index) next(p []byte, from int) (pos, number int) {
 	table, factor, shift := x.table, x.factor, uint(x.shift)&63
 	for from+HashLen <= len(p) {
 		block := binary.LittleEndian.Uint64(p[from+HashLen-blockLen:])
-		// No byte of a hash has its highest bit set. In what is no text most have, and
-		// this is found out sooner than what the table says.
-		if high := block & highBits; high != 0 {
-			from += maxShift + blockLen - bits.LeadingZeros64(high)/8 - 1
+		// No byte of a hash has its highest bit set, and in what is no text most have.
+		// The window moves by a constant then, so that the next block need not wait
+		// for this one.
+		if block&highBits != 0 {
+			from += maxShift
 			continue
 		}
 		move := int(table[block*factor>>shift])
