@@ -66,7 +66,7 @@ func TestT26Secrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	evaluate(t, scene, kiln.store, "with import "+lib+"; builtins.mapAttrs (_: d: d.drvPath) {"+
-		"fetched = "+fetch("fetched", "http://"+address+"/file")+"; refused = "+fetch("refused", "http://me@"+address+"/other")+
+		"fetched = "+fetch("fetched", "http://"+address+"/file")+"; refused = "+fetch("refused", "http://"+address+"/other")+
 		"; nobody = "+fetch("nobody", "http://127.0.0.1:1/other")+
 		"; script = "+fixed("script", vars+`args = [ "-c" "test $TOKEN = `+ofToken[:6]+`\"\"`+ofToken[6:]+` || exit 5; printf content > $out" ];`)+
 		"; failing = "+fixed("failing", vars+`__structuredAttrs = true; args = [ "-c" "exit 1" ];`)+"; }", &drvs)
