@@ -168,14 +168,17 @@ func TestRecursiveNix(t *testing.T) {
 			}
 		}
 		var results []struct {
-			Outputs map[string]json.RawMessage
-			Nested  []struct{ DrvPath, Drv, Status string }
+			Nested []struct {
+				DrvPath, Status     string
+				StartTime, StopTime float64
+			}
 		}
 		if err := json.Unmarshal([]byte(strings.Join(o.stdout, "\n")), &results); err != nil {
 			t.Fatal(err)
 		}
-		if len(results) != 1 || len(results[0].Nested) != 2 {
-			t.Errorf("the result does not have two nested builds:\n%s", strings.Join(o.stdout, "\n"))
+		if nested := results[0].Nested; len(nested) != 2 || !strings.HasSuffix(nested[0].DrvPath, "-plain.drv") || !strings.HasSuffix(nested[1].DrvPath, "-floating.drv") ||
+			nested[0].Status != "Built" || nested[0].StartTime == 0 || nested[1].StartTime < nested[0].StartTime {
+			t.Errorf("the result has the nested builds %+v", nested)
 		}
 		for _, output := range derivationOutputs(t, c.kiln.store+drv) {
 			want := strings.Fields(c.content(output))
