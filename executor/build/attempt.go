@@ -136,6 +136,8 @@ type run struct {
 	hostSpec   *sandbox.Spec // the same with the machine's network, if spec has a user-mode one
 	request    []byte        // what a builtin builder is told
 	recursion  *recursion    // nil for a builder that does not call Nix
+	// alsoVisible are store objects in the sandbox that are no inputs.
+	alsoVisible []nix.StorePath
 }
 
 // prepare describes the sandbox and writes the builder's files.
@@ -177,6 +179,7 @@ func (r *run) prepare(ctx context.Context) error {
 		if p.sandboxPathClosure, err = r.sandboxPathClosure(ctx); err != nil {
 			return err
 		}
+		r.alsoVisible = p.sandboxPathClosure
 	}
 	sur := builtinSurroundings()
 	if a.Drv.IsBuiltin() {

@@ -102,18 +102,13 @@ func (c *recursion) show(ctx context.Context, paths []nix.StorePath) error {
 	}
 	attachments := make([]mountns.Attachment, 0, len(paths))
 	for _, p := range paths {
+		if slices.Contains(c.run.alsoVisible, p) {
+			continue
+		}
 		attachments = append(attachments, mountns.Attachment{Source: c.run.machine.Store.RealPath(p), Name: string(p)})
 	}
-	for batch := range slices.Chunk(attachments, attachAtOnce) {
-		if err := c.namespace.Attach(ctx, batch...); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.namespace.Attach(ctx, attachments...)
 }
-
-// attachAtOnce bounds one program of system calls.
-const attachAtOnce = 256
 
 // close ends every connection, and what is being built for one.
 func (c *recursion) close() {
