@@ -13,9 +13,6 @@ import (
 	"github.com/kilnbuild/kiln/sandbox/program"
 )
 
-// ErrAttached says that something is in the place of an attachment already.
-var ErrAttached = errors.New("already exists in the sandbox")
-
 // A Runner carries out a program in a process of its own that has one thread,
 // with the given descriptors, and waits for its end. Errors of a call in the
 // program wrap its errno.

@@ -107,7 +107,25 @@ func (c *recursion) show(ctx context.Context, paths []nix.StorePath) error {
 		}
 		attachments = append(attachments, mountns.Attachment{Source: c.run.machine.Store.RealPath(p), Name: string(p)})
 	}
-	return c.namespace.Attach(ctx, attachments...)
+	if err := c.namespace.Attach(ctx, attachments...); err != nil {
+		return c.notShown(err, paths)
+	}
+	return nil
+}
+
+// notShown is an error for the builder, who must not learn where the store is on the
+// machine. Whoever watches the build is told everything.
+func (c *recursion) notShown(err error, paths []nix.StorePath) error {
+	drv, dir := c.run.attempt.DrvPath, c.run.machine.Store.Dir()
+	c.run.attempt.Log.Event(nix.Event{Kind: nix.EventDiagnostic, Path: drv, Message: fmt.Sprintf("recursive Nix: %v", err)})
+	what := fmt.Sprintf("store path '%s'", dir.Join(paths[0]))
+	if len(paths) > 1 {
+		what = fmt.Sprintf("store path '%s', or one of %d that come with it,", dir.Join(paths[0]), len(paths)-1)
+	}
+	if errors.Is(err, mountns.ErrAttached) {
+		return fmt.Errorf("%s %w", what, mountns.ErrAttached)
+	}
+	return fmt.Errorf("%s cannot be attached", what)
 }
 
 // close ends every connection, and what is being built for one.
