@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -55,66 +56,101 @@ func main() {
 	}
 }
 
-// all tries every breakage and prints how it came out.
+// all tries every breakage, prints how it came out, and in the end all that went
+// otherwise than it has to.
 func all(ctx context.Context, only string) error {
 	wanted, err := regexp.Compile(only)
 	if err != nil {
 		return err
 	}
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	defer out.Flush()
-	var missed []string
-	intact := make(map[string]bool)
+	var failures []string
+	tried, whole := 0, make(map[string]func() (string, error))
 	for _, b := range breakages {
 		if !wanted.MatchString(b.test) {
 			continue
 		}
+		tried++
 		// Only a test that passes here tells anything by failing.
-		if whole := (breakage{pkg: b.pkg, run: b.run}); !intact[b.pkg+b.run] {
-			said, err := whole.try(ctx)
-			if err == nil && said != "" {
-				err = errors.New(said)
-			}
-			if err != nil {
-				fmt.Fprintf(out, "%s\t%s\t%s\t\t%v\n", b.test, b.run, "FAILS ANYWAY", err)
-				missed = append(missed, b.test)
-				continue
-			}
-			intact[b.pkg+b.run] = true
+		asItIs := whole[b.pkg+b.run]
+		if asItIs == nil {
+			asItIs = sync.OnceValues(func() (string, error) { return b.passes(ctx) })
+			whole[b.pkg+b.run] = asItIs
 		}
+		asItIs()
 		begin := time.Now()
-		said, err := b.try(ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", b.test, err)
+		verdict, said := b.verdict(ctx, asItIs)
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		verdict := "noticed"
-		if said == "" {
-			verdict = "NOT NOTICED"
-			missed = append(missed, b.test)
-		}
-		fmt.Fprintf(out, "%s\t%s\t%s\t%.1f s\t%s\n", b.test, b.run, verdict, time.Since(begin).Seconds(), said)
+		fmt.Fprintf(out, "%s\t%s\t%s\t%.1f s\t%s\n", b.test, b.run, verdict, time.Since(begin).Seconds(), firstLine(said))
 		out.Flush()
+		if verdict != noticed {
+			failures = append(failures, strings.TrimRight(b.test+": "+verdict+"\n"+said, "\n"))
+		}
 	}
-	if len(missed) > 0 {
-		return fmt.Errorf("not noticed: %s", strings.Join(missed, ", "))
+	switch {
+	case tried == 0:
+		return fmt.Errorf("no breakage matches %q", only)
+	case len(failures) > 0:
+		return fmt.Errorf("%d of %d breakages:\n%s", len(failures), tried, strings.Join(failures, "\n"))
 	}
 	return nil
 }
 
-// try runs the test on the broken kiln, and gives the first thing that it said
-// about it, "" if it passed.
-func (b breakage) try(ctx context.Context) (said string, err error) {
+// How breakages come out.
+const (
+	noticed     = "noticed"
+	notNoticed  = "NOT NOTICED"
+	failsAnyway = "FAILS ANYWAY"
+	notTried    = "NOT TRIED"
+)
+
+// verdict tells how the breakage came out, and what was said about it. asItIs
+// gives what the test says of kiln as it is.
+func (b breakage) verdict(ctx context.Context, asItIs func() (string, error)) (verdict, said string) {
+	usual, err := asItIs()
+	if err != nil {
+		return failsAnyway, err.Error()
+	}
+	output, passed, err := b.try(ctx)
+	switch {
+	case err != nil:
+		return notTried, err.Error()
+	case passed:
+		return notNoticed, ""
+	}
+	return noticed, firstComplaint(output, usual)
+}
+
+// passes gives what the test says of kiln as it is, where it must pass. One that is
+// skipped does not: it could not notice anything.
+func (b breakage) passes(ctx context.Context) (output string, err error) {
+	output, passed, err := breakage{pkg: b.pkg, run: b.run}.try(ctx)
+	switch {
+	case err != nil:
+		return "", err
+	case !passed:
+		return "", errors.New(output)
+	case skipped.MatchString(output):
+		return "", fmt.Errorf("it is skipped here:\n%s", output)
+	}
+	return output, nil
+}
+
+// try runs the test on the broken kiln.
+func (b breakage) try(ctx context.Context) (output string, passed bool, err error) {
 	dir, err := os.MkdirTemp("", "broken")
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	defer os.RemoveAll(dir)
 	if err := os.Chmod(dir, 0o755); err != nil {
-		return "", err
+		return "", false, err
 	}
 	overlay, err := b.overlay(dir)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	test, kiln := filepath.Join(dir, "test"), filepath.Join(dir, "kiln")
 	for _, args := range [][]string{
@@ -124,30 +160,31 @@ func (b breakage) try(ctx context.Context) (said string, err error) {
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("what is broken does not build: %w\n%s", err, out)
+			return "", false, fmt.Errorf("what is broken does not build: %w\n%s", err, out)
 		}
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
-	cmd := exec.CommandContext(ctx, self, confinedArg, dir, test, "-test.timeout=5m", "-test.run=^"+b.run+"$")
+	cmd := exec.CommandContext(ctx, self, confinedArg, dir, test, "-test.v", "-test.timeout=5m", "-test.run=^"+b.run+"$")
 	cmd.Dir = b.pkg
 	cmd.Env = append(os.Environ(), "KILN="+kiln)
 	cmd.SysProcAttr = confinement()
-	output, err := cmd.CombinedOutput()
+	text, err := cmd.CombinedOutput()
+	output = string(text)
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		return "", ctx.Err()
-	case strings.Contains(string(output), "no tests to run"):
-		return "", fmt.Errorf("there is no test %s in %s", b.run, b.pkg)
+		return "", false, ctx.Err()
+	case strings.Contains(output, "no tests to run"):
+		return "", false, fmt.Errorf("there is no test %s in %s", b.run, b.pkg)
 	case err == nil:
-		return "", nil
+		return output, true, nil
 	case !errors.As(err, &exit) || exit.ExitCode() == confinementFailed:
-		return "", fmt.Errorf("%w: %s", err, output)
+		return "", false, fmt.Errorf("%w: %s", err, output)
 	}
-	return firstComplaint(string(output)), nil
+	return output, false, nil
 }
 
 // overlay writes the broken file, if there is one, and the list that tells the go
@@ -179,17 +216,33 @@ func (b breakage) overlay(dir string) (list string, err error) {
 	return list, os.WriteFile(list, replace, 0o644)
 }
 
-var complaint = regexp.MustCompile(`(?m)^\s+[a-z0-9_]+\.go:\d+: (.*)$`)
+var (
+	skipped   = regexp.MustCompile(`(?m)^--- SKIP: `)
+	complaint = regexp.MustCompile(`(?m)^\s+[a-z0-9_]+\.go:\d+: (.*)$`)
+	numbers   = regexp.MustCompile(`\d+`)
+)
 
-// firstComplaint finds the first line that a test said.
-func firstComplaint(output string) string {
+// firstComplaint finds the first line that a test said and does not say usually,
+// whatever numbers are in it: that logs something is no complaint.
+func firstComplaint(output, usual string) string {
+	known := make(map[string]bool)
+	for _, m := range complaint.FindAllStringSubmatch(usual, -1) {
+		known[numbers.ReplaceAllString(m[1], "0")] = true
+	}
+	for _, m := range complaint.FindAllStringSubmatch(output, -1) {
+		if m[1] != "" && !known[numbers.ReplaceAllString(m[1], "0")] {
+			return m[1]
+		}
+	}
+	return "failed"
+}
+
+// firstLine is what of a text fits into a table.
+func firstLine(text string) string {
 	const width = 100
-	said := "failed"
-	if m := complaint.FindStringSubmatch(output); m != nil && m[1] != "" {
-		said = m[1]
+	line, _, _ := strings.Cut(text, "\n")
+	if len(line) > width {
+		line = line[:width] + "…"
 	}
-	if len(said) > width {
-		said = said[:width] + "…"
-	}
-	return said
+	return line
 }
