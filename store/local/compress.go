@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -134,16 +135,22 @@ func (c *compressor) compress(job *compression) error {
 	if err := c.hurry.Err(); err != nil {
 		return err
 	}
+	plain, err := os.Open(job.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // another process has dropped it
+	}
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	if same, err := job.isIn(plain); !same || err != nil {
+		return err
+	}
 	var in io.Reader = bytes.NewReader(job.text)
 	if job.text == nil {
-		f, err := os.Open(job.path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		in = cancellableReader{c.hurry, f}
+		in = cancellableReader{c.hurry, plain}
 	}
-	err := job.replace(func(out io.Writer) error { return c.encode(out, in) })
+	err = job.replace(plain, func(out io.Writer) error { return c.encode(out, in) })
 	if job.written.Size() > bigLog {
 		c.encoder = nil
 	}
@@ -151,9 +158,9 @@ func (c *compressor) compress(job *compression) error {
 }
 
 // replaceEmpty replaces a log with nothing in it, at once: there is nothing to do
-// later.
-func (c *compressor) replaceEmpty(job *compression) {
-	err := job.replace(func(out io.Writer) error {
+// later. The log is still open.
+func (c *compressor) replaceEmpty(job *compression, plain *os.File) {
+	err := job.replace(plain, func(out io.Writer) error {
 		_, err := io.WriteString(out, emptyLog)
 		return err
 	})
@@ -162,29 +169,55 @@ func (c *compressor) replaceEmpty(job *compression) {
 	}
 }
 
+// isIn tells whether a file has the log. Another process may have begun a log of the
+// same derivation since ours was closed, even in an inode of the same number.
+func (j *compression) isIn(f *os.File) (bool, error) {
+	now, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	if !os.SameFile(now, j.written) || now.Size() != j.written.Size() || !now.ModTime().Equal(j.written.ModTime()) {
+		return false, nil
+	}
+	complete, err := tryFlock(f, lockShared)
+	if !complete || err != nil {
+		return false, err
+	}
+	return true, flock(f, unlocked)
+}
+
 // replace puts the compressed form, as encode writes it, in the place of the plain
-// one. As long as both are there, the plain one is what everybody reads.
-func (j *compression) replace(encode func(io.Writer) error) error {
+// one, which is open, so that nothing else has its inode. As long as both are there,
+// the plain one is what everybody reads.
+func (j *compression) replace(plain *os.File, encode func(io.Writer) error) error {
 	name := j.path + compressedSuffix
 	out, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, logMode)
 	if err != nil {
 		return err
 	}
+	defer out.Close()
 	err = errors.Join(out.Chmod(logMode), encode(out)) // whatever the process's umask is
-	ours, serr := out.Stat()
-	err = errors.Join(err, serr, out.Close())
-	// Another process may have begun a log of the same derivation, or ended it.
-	if err != nil || !isFile(j.path, j.written) {
-		if ours != nil && isFile(name, ours) {
-			err = errors.Join(err, os.Remove(name))
-		}
-		return err
+	unlock, lerr := lockLogs(filepath.Dir(j.path))
+	if lerr != nil {
+		return errors.Join(err, lerr)
 	}
-	return os.Remove(j.path)
+	defer unlock()
+	// Another process may have begun a log of the same derivation, or ended it.
+	if err == nil && isFile(j.path, plain) && isFile(name, out) {
+		return os.Remove(j.path)
+	}
+	if isFile(name, out) {
+		err = errors.Join(err, os.Remove(name))
+	}
+	return err
 }
 
-// isFile tells whether a name is that of a known file.
-func isFile(name string, known fs.FileInfo) bool {
+// isFile tells whether a name is that of an open file.
+func isFile(name string, f *os.File) bool {
+	known, err := f.Stat()
+	if err != nil {
+		return false
+	}
 	now, err := os.Lstat(name)
 	return err == nil && os.SameFile(now, known)
 }

@@ -109,10 +109,14 @@ func (s *Store) createLog(drv nix.StorePath) (*LogWriter, error) {
 	}
 	w := &LogWriter{store: s, path: s.logPath(drv)}
 	s.logs.cancel(w.path)
+	unlock, err := lockLogs(filepath.Dir(w.path))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if err := os.Remove(w.path + compressedSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	var err error
 	if w.file, err = createLogFile(w.path); err != nil {
 		return nil, err
 	}
@@ -121,6 +125,24 @@ func (s *Store) createLog(drv nix.StorePath) (*LogWriter, error) {
 		return nil, errors.Join(err, w.file.Close(), os.Remove(w.path))
 	}
 	return w, nil
+}
+
+// lockLogs makes a directory of logs, and waits until no other kiln puts one file in
+// the place of another there.
+func lockLogs(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeDirs(dir, 0o755); err == nil {
+			f, err = os.Open(dir)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f, lockExclusive); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { f.Close() }, nil // which unlocks it
 }
 
 // Write adds to the log.
@@ -185,7 +207,7 @@ func (w *LogWriter) close() error {
 		job.text = w.text
 	}
 	if w.size == 0 {
-		w.store.logs.replaceEmpty(job)
+		w.store.logs.replaceEmpty(job, w.file)
 		return w.file.Close()
 	}
 	if err := w.file.Close(); err != nil {
