@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,6 +29,7 @@ type User struct {
 	// not use another.
 	Own  bool
 	lock *os.File
+	of   *Users
 }
 
 // Release gives the account back. Every process of it must be gone. It may be
@@ -36,20 +38,46 @@ func (u *User) Release() {
 	if u != nil && u.lock != nil {
 		u.lock.Close()
 		u.lock = nil
+		u.of.count(-1, 0)
 	}
 }
 
 // Users hands out build users. It is safe for concurrent use; several programs
 // on a machine, Nix among them, agree by locks on files in the pool directories.
 type Users struct {
-	members  []int  // user ids of the group, nil when ids are allocated
-	gid      int    // of the group
-	pool     string // directory of the locks
-	firstID  int
-	slots    int
-	own      bool
-	mu       sync.Mutex
-	lastSlot int
+	own  bool // there are none but kiln's own account
+	pool userPool
+	// reserve is for when pool is empty and nobody will give anything back to it:
+	// every user that was handed out belongs to a builder that waits for a nested
+	// build, which needs a user itself. It may be nil.
+	reserve userPool
+
+	mu      sync.Mutex
+	held    int // users that are handed out
+	waiting int // of those, the builders that wait
+}
+
+// userPool is a set of users, each with a lock. try gives nil if all are taken; it is
+// called by one goroutine at a time.
+type userPool interface {
+	try() (*User, error)
+	describe() string
+	size() int
+}
+
+// Waits says that a builder that has a user waits for another one to be built, and
+// by the function that it returns, that it waits no more. The other one does not
+// have to wait in turn for a user who is given back only then.
+func (u *Users) Waits() (end func()) {
+	u.count(0, 1)
+	return func() { u.count(0, -1) }
+}
+
+func (u *Users) count(held, waiting int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.held += held
+	u.waiting += waiting
 }
 
 // autoIDsPer is how many automatically allocated ids each build has: the same as
@@ -91,62 +119,45 @@ func NewUsers(c UsersConfig) (*Users, error) {
 	if c.PasswdFile == "" {
 		c.PasswdFile = "/etc/passwd"
 	}
-	u := &Users{}
+	allocated := &allocatedIDs{dir: filepath.Join(c.StateDir, "userpool2"),
+		first: cmp.Or(c.FirstID, autoFirstID), slots: cmp.Or(c.IDCount, autoIDCount) / autoIDsPer, per: autoIDsPer}
+	clash := allocated.check(c.PasswdFile, c.GroupFile)
+	u := &Users{pool: allocated}
 	if c.Group != "" && !c.Auto {
 		group, err := findGroup(c.GroupFile, c.Group)
 		if err != nil {
 			return nil, err
 		}
 		if group != nil {
-			if len(group.members) == 0 {
-				return nil, fmt.Errorf("the build users group '%s' has no members: add users to it, or set build-users-group to an empty string", c.Group)
+			members, err := group.pool(c.PasswdFile, filepath.Join(c.StateDir, "userpool"))
+			if err != nil {
+				return nil, err
 			}
-			if u.members, err = userIDs(c.PasswdFile, group.members); err != nil {
-				return nil, fmt.Errorf("build users group '%s': %w", c.Group, err)
+			u.pool = members
+			if clash == nil {
+				// They differ from the members of the group in nothing but the number.
+				allocated.gid, allocated.per = group.gid, 1
+				u.reserve = allocated
 			}
-			for _, id := range u.members {
-				if id == 0 {
-					return nil, fmt.Errorf("the user that kiln runs as should not be a member of '%s'", c.Group)
-				}
-			}
-			u.gid = group.gid
-			u.pool = filepath.Join(c.StateDir, "userpool")
+			return u, nil
 		}
 	}
-	if u.members == nil {
-		u.firstID, u.slots = cmp.Or(c.FirstID, autoFirstID), cmp.Or(c.IDCount, autoIDCount)/autoIDsPer
-		if u.slots < 1 {
-			return nil, fmt.Errorf("id-count is %d, which is not enough for one build: each has %d ids", c.IDCount, autoIDsPer)
-		}
-		u.pool = filepath.Join(c.StateDir, "userpool2")
-		if err := u.belongToNobody(c.PasswdFile, c.GroupFile); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.MkdirAll(u.pool, 0o755); err != nil {
-		return nil, fmt.Errorf("create directory of build user locks: %w", err)
-	}
-	return u, nil
+	return u, clash
 }
 
-// belongToNobody checks that no account has one of the ids.
-func (u *Users) belongToNobody(files ...string) error {
-	for _, file := range files {
-		err := eachLine(file, func(fields []string) error {
-			if len(fields) < 3 {
-				return nil
-			}
-			id, err := strconv.Atoi(fields[2])
-			if err == nil && id >= u.firstID && id < u.firstID+u.slots*autoIDsPer {
-				return fmt.Errorf("auto-allocated id %d clashes with the account '%s': give builds other ids by start-id and id-count", id, fields[0])
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
+// pool is the members of a group of build users.
+func (g *groupEntry) pool(passwd, dir string) (*groupMembers, error) {
+	if len(g.members) == 0 {
+		return nil, fmt.Errorf("the build users group '%s' has no members: add users to it, or set build-users-group to an empty string", g.name)
 	}
-	return nil
+	ids, err := userIDs(passwd, g.members)
+	if err != nil {
+		return nil, fmt.Errorf("build users group '%s': %w", g.name, err)
+	}
+	if slices.Contains(ids, 0) {
+		return nil, fmt.Errorf("the user that kiln runs as should not be a member of '%s'", g.name)
+	}
+	return &groupMembers{dir: dir, ids: ids, gid: g.gid}, nil
 }
 
 // GroupID is the id of the group of that name, 0 when there is none: the store
@@ -164,13 +175,10 @@ func GroupID(name string) (int, error) {
 
 // Describe says in a few words where build users come from.
 func (u *Users) Describe() string {
-	switch {
-	case u.own:
+	if u.own {
 		return "the account of kiln itself"
-	case u.members != nil:
-		return fmt.Sprintf("%d members of the group %d", len(u.members), u.gid)
 	}
-	return fmt.Sprintf("ids from %d", u.firstID)
+	return u.pool.describe()
 }
 
 // pollInterval is how often a wait for a lock of another program looks again.
@@ -202,33 +210,114 @@ func (u *Users) Acquire(ctx context.Context, onWait func()) (*User, error) {
 func (u *Users) try() (*User, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.members != nil {
-		for _, id := range u.members {
-			lock, err := tryLock(filepath.Join(u.pool, strconv.Itoa(id)))
-			if lock != nil || err != nil {
-				return &User{UID: id, GID: u.gid, Count: 1, lock: lock}, err
-			}
+	user, err := u.pool.try()
+	if user == nil && err == nil && u.held > 0 && u.held == u.waiting {
+		size := u.pool.size()
+		if u.reserve != nil {
+			size += u.reserve.size()
+			user, err = u.reserve.try()
 		}
-		return nil, nil
+		if user == nil && err == nil && u.held >= size {
+			return nil, fmt.Errorf("all %d build users belong to builders that wait for nested builds, which need one as well: nest fewer of them, or have more build users", size)
+		}
 	}
-	for i := range u.slots {
-		slot := (u.lastSlot + i) % u.slots
-		lock, err := tryLock(filepath.Join(u.pool, fmt.Sprintf("slot-%d", slot)))
+	if user != nil {
+		user.of = u
+		u.held++
+	}
+	return user, err
+}
+
+// groupMembers are the users of a group, as Nix locks them.
+type groupMembers struct {
+	dir string // of the locks
+	ids []int
+	gid int
+}
+
+func (m *groupMembers) size() int { return len(m.ids) }
+func (m *groupMembers) describe() string {
+	return fmt.Sprintf("%d members of the group %d", len(m.ids), m.gid)
+}
+
+func (m *groupMembers) try() (*User, error) {
+	for _, id := range m.ids {
+		lock, err := tryLock(m.dir, strconv.Itoa(id))
 		if err != nil {
 			return nil, err
 		}
 		if lock != nil {
-			u.lastSlot = slot
-			id := u.firstID + slot*autoIDsPer
-			return &User{UID: id, GID: id, Count: autoIDsPer, lock: lock}, nil
+			return &User{UID: id, GID: m.gid, Count: 1, lock: lock}, nil
 		}
 	}
 	return nil, nil
 }
 
-// tryLock takes the lock of a file if nobody has it; nil says that somebody has.
-func tryLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0o600)
+// allocatedIDs are ranges of ids that belong to nobody, as Nix locks them with
+// auto-allocate-uids.
+type allocatedIDs struct {
+	dir   string // of the locks
+	first int
+	slots int
+	per   int // how many ids of a range are used
+	gid   int // 0 for the same as the user's
+	last  int // slot that was taken
+}
+
+func (a *allocatedIDs) size() int        { return a.slots }
+func (a *allocatedIDs) describe() string { return fmt.Sprintf("ids from %d", a.first) }
+
+func (a *allocatedIDs) try() (*User, error) {
+	for i := range a.slots {
+		slot := (a.last + i) % a.slots
+		lock, err := tryLock(a.dir, fmt.Sprintf("slot-%d", slot))
+		if err != nil {
+			return nil, err
+		}
+		if lock != nil {
+			a.last = slot
+			id := a.first + slot*autoIDsPer
+			return &User{UID: id, GID: cmp.Or(a.gid, id), Count: a.per, lock: lock}, nil
+		}
+	}
+	return nil, nil
+}
+
+// check says what is wrong with the ids: that there are too few, or that an account
+// has one of them.
+func (a *allocatedIDs) check(files ...string) error {
+	if a.slots < 1 {
+		return fmt.Errorf("id-count is not enough for one build, which has %d ids", autoIDsPer)
+	}
+	for _, file := range files {
+		err := eachLine(file, func(fields []string) error {
+			if len(fields) < 3 {
+				return nil
+			}
+			id, err := strconv.Atoi(fields[2])
+			if err == nil && id >= a.first && id < a.first+a.slots*autoIDsPer {
+				return fmt.Errorf("auto-allocated id %d clashes with the account '%s': give builds other ids by start-id and id-count", id, fields[0])
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tryLock takes the lock of a file if nobody has it; nil says that somebody has. It
+// makes the directory if that is missing.
+func tryLock(dir, name string) (*os.File, error) {
+	path := filepath.Join(dir, name)
+	const flags = os.O_RDWR | os.O_CREATE | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
+	f, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = os.MkdirAll(dir, 0o755); err == nil {
+			f, err = os.OpenFile(path, flags, 0o600)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open build user lock: %w", err)
 	}
@@ -244,6 +333,7 @@ func tryLock(path string) (*os.File, error) {
 }
 
 type groupEntry struct {
+	name    string
 	gid     int
 	members []string
 }
@@ -260,7 +350,7 @@ func findGroup(file, name string) (*groupEntry, error) {
 		if err != nil {
 			return fmt.Errorf("group '%s' has the id '%s'", name, fields[2])
 		}
-		found = &groupEntry{gid: gid}
+		found = &groupEntry{name: name, gid: gid}
 		for _, m := range strings.Split(fields[3], ",") {
 			if m != "" {
 				found.members = append(found.members, m)

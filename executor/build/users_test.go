@@ -2,8 +2,10 @@ package build
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,7 +21,7 @@ func TestFindGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(groupEntry{gid: 42, members: []string{"b1", "b2"}}, *g, cmp.AllowUnexported(groupEntry{})); diff != "" {
+	if diff := cmp.Diff(groupEntry{name: "builders", gid: 42, members: []string{"b1", "b2"}}, *g, cmp.AllowUnexported(groupEntry{})); diff != "" {
 		t.Error(diff)
 	}
 	if g, err := findGroup(file, "none"); g != nil || err != nil {
@@ -51,8 +53,8 @@ func TestUserIDs(t *testing.T) {
 // would, and takes users from both.
 func TestUsersAreExclusive(t *testing.T) {
 	pool := t.TempDir()
-	a := &Users{members: []int{11, 12}, gid: 1, pool: pool}
-	b := &Users{members: []int{11, 12}, gid: 1, pool: pool}
+	a := &Users{pool: &groupMembers{dir: pool, ids: []int{11, 12}, gid: 1}}
+	b := &Users{pool: &groupMembers{dir: pool, ids: []int{11, 12}, gid: 1}}
 	first, err := a.Acquire(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +82,7 @@ func TestUsersAreExclusive(t *testing.T) {
 }
 
 func TestAllocatedUsers(t *testing.T) {
-	u := &Users{firstID: autoFirstID, slots: 2, pool: t.TempDir()}
+	u := &Users{pool: &allocatedIDs{dir: t.TempDir(), first: autoFirstID, slots: 2, per: autoIDsPer}}
 	a, err := u.Acquire(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -93,5 +95,50 @@ func TestAllocatedUsers(t *testing.T) {
 	defer b.Release()
 	if a.UID != autoFirstID || b.UID != autoFirstID+autoIDsPer || a.GID != a.UID {
 		t.Errorf("allocated %d:%d and %d:%d", a.UID, a.GID, b.UID, b.GID)
+	}
+}
+
+// TestUsersOfBuildersThatWait takes more users than a group has, for builds that
+// builders of the group wait for.
+func TestUsersOfBuildersThatWait(t *testing.T) {
+	dir := t.TempDir()
+	u := &Users{
+		pool:    &groupMembers{dir: dir, ids: []int{11, 12}, gid: 1},
+		reserve: &allocatedIDs{dir: dir, first: autoFirstID, slots: 1, per: 1, gid: 1},
+	}
+	acquire := func() (*User, error) {
+		ctx, cancel := context.WithCancel(t.Context())
+		user, err := u.Acquire(ctx, cancel)
+		if user != nil {
+			t.Cleanup(user.Release)
+		}
+		return user, err
+	}
+	mustAcquire := func() *User {
+		t.Helper()
+		user, err := acquire()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return user
+	}
+	mustAcquire()
+	second := mustAcquire()
+	u.Waits()
+	if user, err := acquire(); !errors.Is(err, context.Canceled) {
+		t.Fatalf("one builder waits, and another has a user, which it will give back: %v, %v", user, err)
+	}
+	u.Waits()
+	if third := mustAcquire(); third.UID != autoFirstID || third.GID != 1 || third.Count != 1 {
+		t.Errorf("after all members of the group comes %d:%d, %d ids", third.UID, third.GID, third.Count)
+	}
+	end := u.Waits()
+	if user, err := acquire(); err == nil || !strings.Contains(err.Error(), "all 3 build users") {
+		t.Errorf("all who have a user wait: %v, %v", user, err)
+	}
+	end()
+	second.Release()
+	if user := mustAcquire(); user.UID != second.UID {
+		t.Errorf("after a release comes %d", user.UID)
 	}
 }
