@@ -66,9 +66,8 @@ func (n *Namespace) Close() error {
 }
 
 // Attach makes paths of the machine visible in the running sandbox, read-only.
-// They are there when it returns, all of them or, after an error, those up to
-// the one that the error names. The error wraps ErrAttached when there was
-// something in the place already.
+// They are there when it returns, all of them or, after an error, none that was not
+// before. The error wraps ErrAttached when there was something in the place already.
 //
 // The live directory may be the builder's own. Nothing in it is followed: it is
 // opened without symlinks, and everything is put into it by descriptor and by
@@ -86,15 +85,27 @@ func (n *Namespace) Attach(ctx context.Context, attachments ...Attachment) error
 	if err != nil {
 		return fmt.Errorf("attach to sandbox: %w", err)
 	}
-	for batch := range slices.Chunk(attachments, maxBatch) {
-		if err := context.Cause(ctx); err != nil {
-			return err
+	attached := 0
+	for some := range slices.Chunk(attachments, maxBatch) {
+		if err = context.Cause(ctx); err != nil {
+			break
 		}
-		if err := h.attach(n.live, batch); err != nil {
-			return err
+		done := 0
+		done, err = h.ask(batch{Live: n.live, Attachments: some})
+		attached += done
+		if err != nil {
+			break
 		}
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	for some := range slices.Chunk(attachments[:attached], maxBatch) {
+		if _, derr := h.ask(batch{Live: n.live, Attachments: some, Detach: true}); derr != nil {
+			err = errors.Join(err, derr)
+		}
+	}
+	return err
 }
 
 // theHelper starts the helper when it is needed first.

@@ -36,12 +36,14 @@ const maxBatch = 128
 type batch struct {
 	Live        string
 	Attachments []Attachment
+	Detach      bool // take them back
 }
 
-// failure is what it answers: the zero value if there was none.
-type failure struct {
-	What  string
-	Errno uintptr
+// answer is what came of it.
+type answer struct {
+	Done  int     // how many are as asked for, all unless Errno is set
+	What  string  // failed,
+	Errno uintptr // and why
 }
 
 var (
@@ -108,34 +110,33 @@ func helperProgram(user bool) *program.Program {
 	return p
 }
 
-// attach asks for attachments and waits for them.
-func (h *helper) attach(live string, attachments []Attachment) error {
-	message, err := json.Marshal(batch{live, attachments})
+// ask asks for something, waits for it, and tells how much of it was done.
+func (h *helper) ask(b batch) (done int, err error) {
+	message, err := json.Marshal(b)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if _, err := h.socket.Write(message); err != nil {
-		return h.gone(err)
+		return 0, h.gone(err)
 	}
-	answer := make([]byte, 16<<10)
-	size, err := h.socket.Read(answer)
+	packet := make([]byte, 16<<10)
+	size, err := h.socket.Read(packet)
 	if err != nil {
-		return h.gone(err)
+		return 0, h.gone(err)
 	}
-	var f failure
-	if err := json.Unmarshal(answer[:size], &f); err != nil {
-		return fmt.Errorf("attach to sandbox: %w", err)
+	var a answer
+	if err := json.Unmarshal(packet[:size], &a); err != nil {
+		return 0, fmt.Errorf("attach to sandbox: %w", err)
 	}
-	if f.Errno == 0 {
-		return nil
+	if a.Errno != 0 {
+		err = fmt.Errorf("%s: %w", a.What, unix.Errno(a.Errno))
+		if errors.Is(err, unix.EEXIST) {
+			err = fmt.Errorf("%w: %w", ErrAttached, err)
+		}
 	}
-	err = fmt.Errorf("%s: %w", f.What, unix.Errno(f.Errno))
-	if errors.Is(err, unix.EEXIST) {
-		err = fmt.Errorf("%w: %w", ErrAttached, err)
-	}
-	return err
+	return a.Done, err
 }
 
 // gone says why there is no helper any more.
@@ -165,43 +166,54 @@ func serve(socket int) int {
 			return 0
 		}
 		var b batch
-		var f failure
-		if err := json.Unmarshal(request[:n], &b); err != nil {
-			f = failure{"read what to attach", uintptr(unix.EBADMSG)}
-		} else {
-			f = b.attach()
+		a := failed("read what to attach", unix.EBADMSG)
+		if err := json.Unmarshal(request[:n], &b); err == nil {
+			a = b.do()
 		}
-		answer, err := json.Marshal(f)
+		packet, err := json.Marshal(a)
 		if err != nil {
 			return 1
 		}
-		if _, err := unix.Write(socket, answer); err != nil {
+		if _, err := unix.Write(socket, packet); err != nil {
 			return 0
 		}
 	}
 }
 
-func failed(what string, err error) failure {
+func failed(what string, err error) answer {
 	var errno unix.Errno
 	if !errors.As(err, &errno) {
 		errno = unix.EIO
 	}
-	return failure{what, uintptr(errno)}
+	return answer{What: what, Errno: uintptr(errno)}
 }
 
-// attach does it, up to the first failure.
-func (b *batch) attach() failure {
+// do attaches up to the first failure, or detaches all that it can.
+func (b *batch) do() (a answer) {
 	dir, err := unix.Openat2(unix.AT_FDCWD, b.Live, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {
 		return failed("open "+b.Live, err)
 	}
 	defer unix.Close(dir)
-	for _, a := range b.Attachments {
-		if err := a.attachIn(dir); err != nil {
-			return failed("attach "+a.Source, err)
+	done := 0
+	for _, attachment := range b.Attachments {
+		what, do := "attach ", attachment.attachIn
+		if b.Detach {
+			what, do = "detach ", attachment.detachFrom
+		}
+		switch err := do(dir); {
+		case err == nil:
+			done++
+			continue
+		case a.Errno == 0:
+			a = failed(what+attachment.Source, err)
+		}
+		if !b.Detach {
+			break
 		}
 	}
-	return failure{}
+	a.Done = done
+	return a
 }
 
 func (a Attachment) attachIn(dir int) error {
@@ -225,6 +237,15 @@ func (a Attachment) attachIn(dir int) error {
 	if err != nil {
 		return err
 	}
+	if err := a.mountAt(dir); err != nil {
+		// What it was made for is not coming.
+		return errors.Join(err, a.unlinkFrom(dir, st.Mode))
+	}
+	return nil
+}
+
+// mountAt mounts it where there is a place for it.
+func (a Attachment) mountAt(dir int) error {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, a.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
 		return err
@@ -236,4 +257,31 @@ func (a Attachment) attachIn(dir int) error {
 		return err
 	}
 	return unix.MoveMount(tree, "", dir, a.Name, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// detachFrom takes back what attachIn did.
+func (a Attachment) detachFrom(dir int) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(a.Source, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		// By a name in the working directory: there is no unmounting by descriptor.
+		if err := unix.Fchdir(dir); err != nil {
+			return err
+		}
+		if err := unix.Unmount(a.Name, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return err
+		}
+	}
+	return a.unlinkFrom(dir, st.Mode)
+}
+
+// unlinkFrom removes the place of something of that mode.
+func (a Attachment) unlinkFrom(dir int, mode uint32) error {
+	flags := 0
+	if mode&unix.S_IFMT == unix.S_IFDIR {
+		flags = unix.AT_REMOVEDIR
+	}
+	return unix.Unlinkat(dir, a.Name, flags)
 }

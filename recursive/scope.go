@@ -14,7 +14,7 @@ import (
 // use.
 type Scope struct {
 	inputs map[nix.StorePath]bool
-	// show makes objects visible to the builder, all of them or none that counts.
+	// show makes objects visible to the builder, all of them or none.
 	show func(ctx context.Context, paths []nix.StorePath) error
 
 	mu       sync.Mutex
@@ -31,8 +31,8 @@ type arrival struct {
 }
 
 // NewScope makes the scope of a build with its inputs. show is called with objects
-// that are to be made visible, never twice at the same time or for the same object,
-// unless it failed.
+// that are to be made visible, all of them or none, never twice at the same time, and
+// for the same object again only after it failed.
 func NewScope(inputs []nix.StorePath, show func(ctx context.Context, paths []nix.StorePath) error) *Scope {
 	s := &Scope{
 		inputs: make(map[nix.StorePath]bool, len(inputs)), show: show,

@@ -57,8 +57,13 @@ func TestAttach(t *testing.T) {
 			t.Error("a name with a slash was accepted")
 		}
 		var many []mountns.Attachment
-		for i := range 100 {
-			many = append(many, mountns.Attachment{Source: filepath.Join(machine, "file"), Name: "many-" + strconv.Itoa(i)})
+		for i := range 150 {
+			kind := []string{"file", "dir", "link"}[i%3]
+			many = append(many, mountns.Attachment{Source: filepath.Join(machine, kind), Name: "many-" + strconv.Itoa(i)})
+		}
+		// What came before a failure is taken back.
+		if err := p.Namespace().Attach(t.Context(), append(many, mountns.Attachment{Source: "/none", Name: "none"})...); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("attaching many, and one that is not there, gives %v", err)
 		}
 		must(t, p.Namespace().Attach(t.Context(), many...))
 		must(t, attach("last"))
