@@ -342,17 +342,19 @@ func TestT24NestedFetches(t *testing.T) {
 	}
 	for _, test := range []struct {
 		mode, name string
+		flags      []string
 		exit       int
 		asked      bool
 		says       string // in the log
 	}{
-		{"offline", "file", 0, false, "unable to download"},
-		{"offline", "none", 0, false, "unable to download"},
-		{"refuse", "file", 0, false, "the setting 'recursive-nix-fixed-output' is 'refuse'"},
-		{"allow", "file", 0, true, ""},
-		{"allow", "none", 100, true, "HTTP error 404"},
+		{"offline", "file", nil, 0, false, "unable to download"},
+		{"offline", "none", []string{"-L"}, 0, false, "unable to download"},
+		{"refuse", "file", nil, 0, false, "the setting 'recursive-nix-fixed-output' is 'refuse'"},
+		{"allow", "file", nil, 0, true, ""},
+		{"allow", "none", nil, 100, true, "HTTP error 404"},
+		{"allow", "none", []string{"-L"}, 100, true, "HTTP error 404"},
 	} {
-		t.Run(test.mode+" "+test.name, func(t *testing.T) {
+		t.Run(strings.Join(append([]string{test.mode, test.name}, test.flags...), " "), func(t *testing.T) {
 			c := newCaller(t, testenv.NixVersion(t), "/")
 			drv := c.instantiate(outer("outer", "fetch = "+nixText(fetch(test.name))+";", `
 				if make "$fetch" > told 2>&1; then echo "it came"; else echo "it did not come"; fi
@@ -361,7 +363,7 @@ func TestT24NestedFetches(t *testing.T) {
 				cp told $out
 			`))
 			asked.Store(0)
-			o := c.build(map[string]string{"recursive-nix-fixed-output": test.mode, "allow-loopback-downloads": "true", "download-attempts": "1"}, nil, drv)
+			o := c.build(map[string]string{"recursive-nix-fixed-output": test.mode, "allow-loopback-downloads": "true", "download-attempts": "1"}, test.flags, drv)
 			if (o.exit != 0) != (test.exit != 0) {
 				t.Errorf("exit %d, want %d", o.exit, test.exit)
 			}

@@ -16,7 +16,7 @@ type builder struct{ *Server }
 var _ nix.Builder = builder{}
 
 // Build implements nix.Builder. What goes on in the builds, and what the builders
-// print, is in the outer build's log and nowhere else.
+// print, is for Config.Log and not for the client.
 func (b builder) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
 	if req.Mode != nix.BuildNormal {
 		return nil, fmt.Errorf("unsupported build mode")

@@ -329,7 +329,7 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 	tail := &logTail{max: s.LogLines}
 	shown := &shownLog{drv: a.DrvPath, sink: a.Log, tail: tail}
 	takers := newFanOut(logFile, shown)
-	log := &sharedLog{w: takers}
+	log := &sharedLog{all: takers, kept: logFile}
 	if r.recursion != nil {
 		var stop context.CancelCauseFunc
 		ctx, stop = context.WithCancelCause(ctx)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"os"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -30,7 +28,6 @@ type recursion struct {
 	run      *run
 	listener *net.UnixListener
 	server   *recursive.Server
-	log      *sharedLog
 
 	namespace *mountns.Namespace
 }
@@ -85,10 +82,10 @@ const maxSocketAddress = 103
 // what comes to it. stop ends the build.
 func (c *recursion) serve(ctx context.Context, log *sharedLog, n *mountns.Namespace, stop context.CancelCauseFunc) {
 	a, m := c.run.attempt, c.run.machine
-	c.log, c.namespace = log, n
+	c.namespace = n
 	c.server = recursive.Serve(ctx, c.listener, recursive.Config{
 		Dir: m.Store.Dir(), Store: m.Store, Drv: a.DrvPath, Inputs: slices.Collect(maps.Keys(a.Closure)),
-		Builder: a.Nested, Log: nestedLog{a.Log, c}, Network: c.run.settings.NestedNetwork, Show: c.show,
+		Builder: a.Nested, Log: &nestedLog{LogSink: a.Log, drv: a.DrvPath, log: log, lines: make(map[nix.StorePath][]byte)}, Network: c.run.settings.NestedNetwork, Show: c.show,
 		Fail: func(err error) {
 			stop(nix.BuildErrorf(nix.StatusMiscFailure, "building derivation '%s' was ended: %v", m.Store.Dir().Join(a.DrvPath), err))
 		},
@@ -152,32 +149,4 @@ func (r *run) addedInputs() []nix.StorePath {
 		return nil
 	}
 	return r.recursion.server.Added()
-}
-
-// nestedLog is the log of what is built for a builder. What that builder must not
-// learn is in its own log.
-type nestedLog struct {
-	nix.LogSink
-	c *recursion
-}
-
-// Event implements nix.LogSink.
-func (l nestedLog) Event(e nix.Event) {
-	if e.Kind == nix.EventNotice && e.Path == l.c.run.attempt.DrvPath {
-		fmt.Fprintf(l.c.log, "%s\n", e.Message)
-		return
-	}
-	l.LogSink.Event(e)
-}
-
-// sharedLog lets several goroutines write to the log of a build.
-type sharedLog struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-func (l *sharedLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(p)
 }
