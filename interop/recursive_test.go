@@ -302,6 +302,39 @@ func TestRecursiveSideBySide(t *testing.T) {
 	}
 }
 
+// TestRecursiveUnsandboxed has builders call Nix that are not isolated: as members of
+// a group of build users, as ids that belong to nobody, and as kiln itself.
+func TestRecursiveUnsandboxed(t *testing.T) {
+	needs(t)
+	scene := newPlainScene(t)
+	kiln := newSide(t, "kiln", "store", scene, takeLane(t))
+	for i, group := range slices.Compact([]string{kiln.group, ""}) {
+		t.Run("group "+group, func(t *testing.T) {
+			place := scene.Mkdir(fmt.Sprint("unmoved", i))
+			store := "local?store=" + place + "/store&state=" + place + "/state&log=" + place + "/log"
+			drv := instantiateText(t, scene, store, outer("outer",
+				"inner = "+nixText(inner("inner", `__contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";`, "echo built inside > $out"))+";", `
+				built=$(make "$inner")
+				read line < $built
+				echo "$line" $built > $out
+			`))
+			c := &caller{t: t, scene: scene, kiln: kiln}
+			words := append([]string{testenv.Kiln(t), "build", "--json", "--store", store},
+				kiln.options(t, c.options(map[string]string{"sandbox": "false", "build-users-group": group, "sandbox-paths": ""}))...)
+			o := run(t, kiln.command(append(words, drv)...))
+			if text := strings.Join(o.stdout, "\n"); o.exit != 0 || strings.Count(text, `"level": "none"`) != 2 {
+				t.Fatalf("exit %d, isolation %s\n%s", o.exit, text, o.stderr)
+			}
+			made := must(t, kilnCommand(t, scene, store, "build", "--option", "extra-experimental-features", "recursive-nix ca-derivations", drv))
+			text, err := os.ReadFile(made[0])
+			if err != nil || !strings.HasPrefix(string(text), "built inside ") {
+				t.Errorf("it made %q, %v", text, err)
+			}
+			verify(t, scene, store)
+		})
+	}
+}
+
 // share puts files of testdata where builders see them, below /shared.
 func (c *caller) share(names ...string) string {
 	c.t.Helper()

@@ -44,6 +44,12 @@ func (m *Machine) Run(ctx context.Context, a *Attempt, s *Settings) (_ *Result, 
 		return nil, err
 	}
 	defer user.Release()
+	if mode == sandbox.None && !user.Own {
+		user.GID = m.Users.storeGroup
+		if err := m.Store.OpenToGroup(user.GID); err != nil {
+			return nil, err
+		}
+	}
 
 	work, err := newWorkspace(m.Store, a.DrvPath, s.BuildDir, user, mode == sandbox.Full)
 	if err != nil {

@@ -51,6 +51,10 @@ type Users struct {
 	// every user that was handed out belongs to a builder that waits for a nested
 	// build, which needs a user itself. It may be nil.
 	reserve userPool
+	// storeGroup is what builders without a sandbox have in the place of their group:
+	// they make their outputs in the store directory themselves, so it is to be that
+	// of the directory. For ids that belong to nobody it is the first of them.
+	storeGroup int
 
 	mu      sync.Mutex
 	held    int // users that are handed out
@@ -122,13 +126,16 @@ func NewUsers(c UsersConfig) (*Users, error) {
 	allocated := &allocatedIDs{dir: filepath.Join(c.StateDir, "userpool2"),
 		first: cmp.Or(c.FirstID, autoFirstID), slots: cmp.Or(c.IDCount, autoIDCount) / autoIDsPer, per: autoIDsPer}
 	clash := allocated.check(c.PasswdFile, c.GroupFile)
-	u := &Users{pool: allocated}
-	if c.Group != "" && !c.Auto {
+	u := &Users{pool: allocated, storeGroup: allocated.first}
+	if c.Group != "" {
 		group, err := findGroup(c.GroupFile, c.Group)
 		if err != nil {
 			return nil, err
 		}
 		if group != nil {
+			u.storeGroup = group.gid
+		}
+		if group != nil && !c.Auto {
 			members, err := group.pool(c.PasswdFile, filepath.Join(c.StateDir, "userpool"))
 			if err != nil {
 				return nil, err

@@ -51,7 +51,7 @@ func (l layout) create(buildGroup int) error {
 	}
 	if buildGroup > 0 && os.Geteuid() == 0 {
 		if err := l.openToGroup(buildGroup); err != nil {
-			return fmt.Errorf("give store directory to the build users' group: %w", err)
+			return err
 		}
 	}
 	for _, dir := range []string{l.store, l.dbDir(), l.tempRoots()} {
@@ -62,22 +62,27 @@ func (l layout) create(buildGroup int) error {
 	return nil
 }
 
-// openToGroup lets build users make files in the store directory, but not touch
-// those of others. It is what Nix demands of the directory.
+// OpenToGroup lets the members of a group make objects in the store directory, as
+// builders without a sandbox do, but not touch those of others.
+func (s *Store) OpenToGroup(gid int) error { return s.layout.openToGroup(gid) }
+
+// openToGroup makes of the directory what Nix demands of it.
 func (l layout) openToGroup(gid int) error {
 	const mode = fs.ModeSticky | 0o775
 	info, err := os.Lstat(l.store)
-	if err != nil {
-		return err
-	}
-	if owner(l.store) != 0 || group(info) != gid {
-		if err := os.Lchown(l.store, 0, gid); err != nil {
-			return err
-		}
-	} else if info.Mode()&(fs.ModePerm|fs.ModeSticky|fs.ModeSetuid|fs.ModeSetgid) == mode {
+	if err == nil && owner(l.store) == 0 && group(info) == gid && info.Mode()&(fs.ModePerm|fs.ModeSticky|fs.ModeSetuid|fs.ModeSetgid) == mode {
 		return nil
 	}
-	return os.Chmod(l.store, mode)
+	if err == nil {
+		err = os.Lchown(l.store, 0, gid)
+	}
+	if err == nil {
+		err = os.Chmod(l.store, mode)
+	}
+	if err != nil {
+		return fmt.Errorf("give store directory to the build users' group: %w", err)
+	}
+	return nil
 }
 
 // makeDirs makes a directory and those above it, with permissions that the
