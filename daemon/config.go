@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"time"
 
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store"
@@ -31,6 +32,12 @@ type Config struct {
 	// to believe as far as Trust goes. It tells the client through log what it does
 	// not accept. It may give another Builder for the rest of the connection, or nil.
 	SetOptions func(ctx context.Context, o *worker.SetOptions, log nix.LogSink) (nix.Builder, error)
+	// Refusal, if set, is what the client is told instead of being served, after the
+	// handshake.
+	Refusal error
+	// Drain, when it is closed, ends the connection as soon as no request is being
+	// carried out. nil never does.
+	Drain <-chan struct{}
 	// TempDir is where objects are kept while their path is not known yet; "" for
 	// that of the system.
 	TempDir string
@@ -49,7 +56,14 @@ type Limits struct {
 	// beyond that, messages are left out, and the client is told how many. Zero
 	// stands for DefaultLog.
 	Log int
+	// Handshake is how long the client may take to say what it speaks, if conn has
+	// deadlines. Zero stands for DefaultHandshake.
+	Handshake time.Duration
 }
+
+// DefaultHandshake is the default of Limits.Handshake: a client on a machine that is
+// busy, or at the other end of a slow connection, has it easy.
+const DefaultHandshake = 30 * time.Second
 
 // DefaultLog is the default of Limits.Log.
 const DefaultLog = 1 << 20

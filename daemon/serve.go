@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
+	"time"
 
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/aterm"
@@ -28,6 +30,9 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
 	}
 	if cfg.Limits.Log == 0 {
 		cfg.Limits.Log = DefaultLog
+	}
+	if cfg.Limits.Handshake == 0 {
+		cfg.Limits.Handshake = DefaultHandshake
 	}
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -61,6 +66,7 @@ type session struct {
 	// verbosity is the highest level of messages that the client wants.
 	verbosity uint64
 	watched   chan struct{} // closed when nobody watches for the client's leaving
+	idle      idling
 }
 
 func serve(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
@@ -69,6 +75,10 @@ func serve(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
 	s.d = &worker.Decoder{Reader: wire.NewReader(conn, cfg.Limits.Wire), Protocol: protocol}
 	e := &worker.Encoder{Writer: wire.NewWriter(conn), Protocol: protocol}
 	s.hasher = aterm.NewHasher(s.dir, s.derivation, aterm.HasherOptions{})
+	deadlines, timed := conn.(interface{ SetDeadline(time.Time) error })
+	if timed {
+		deadlines.SetDeadline(time.Now().Add(cfg.Limits.Handshake))
+	}
 	err := worker.AcceptHandshake(s.d, e, worker.Server{
 		Version: worker.Newest, Features: worker.Features(), NixVersion: cfg.NixVersion, Trust: cfg.Trust,
 	})
@@ -78,24 +88,87 @@ func serve(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
 	s.out = newTunnel(e, cfg.Limits.Log)
 	s.watched = make(chan struct{})
 	close(s.watched)
+	var drained sync.WaitGroup
+	ended := make(chan struct{})
 	defer func() {
 		conn.Close() // unblocks both
 		s.out.stop()
 		<-s.watched
+		close(ended)
+		drained.Wait()
 	}()
+	if cfg.Refusal != nil {
+		return errors.Join(cfg.Refusal, s.out.fail(cfg.Refusal))
+	}
 	if err := s.out.reply(func(*worker.Encoder) error { return nil }); err != nil {
 		return err
 	}
+	if timed {
+		deadlines.SetDeadline(time.Time{})
+	}
+	if cfg.Drain != nil {
+		drained.Go(func() {
+			select {
+			case <-cfg.Drain:
+				s.idle.drain(conn)
+			case <-ended:
+			}
+		})
+	}
 	for {
-		if err := s.d.Wait(); err == io.EOF {
+		if err := s.d.Wait(); s.idle.draining() || err == io.EOF {
 			return nil
 		} else if err != nil {
 			return err
 		}
+		if !s.idle.begin() {
+			return nil
+		}
 		if err := s.one(ctx); err != nil {
 			return err
 		}
+		if !s.idle.end() {
+			return nil
+		}
 	}
+}
+
+// An idling says whether a request is being carried out, and whether there may be
+// another one.
+type idling struct {
+	mu   sync.Mutex
+	busy bool
+	over bool
+}
+
+// drain closes the connection, unless a request is being carried out: then that is the
+// last one.
+func (i *idling) drain(conn io.Closer) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.over = true
+	if !i.busy {
+		conn.Close()
+	}
+}
+
+func (i *idling) draining() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.over
+}
+
+// begin tells whether a request may be carried out, which end is to end.
+func (i *idling) begin() bool { return i.set(true) }
+
+// end tells whether there may be another request.
+func (i *idling) end() bool { return i.set(false) }
+
+func (i *idling) set(busy bool) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.busy = busy
+	return !i.over
 }
 
 // trusted tells whether the client may do what it likes.
@@ -217,7 +290,7 @@ func (s *session) carryOut(ctx context.Context, req worker.Request, b *body) (re
 	case *worker.ClearFailedPaths:
 		return done, nil
 	}
-	return nil, errors.New("exporting objects is not supported: ask for their archives")
+	return nil, fmt.Errorf("operation %v is not supported", req.Op())
 }
 
 // done is the reply of requests that have nothing to tell.

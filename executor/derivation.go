@@ -106,7 +106,7 @@ func (r *request) rootOutputs(ctx context.Context, drvPath nix.StorePath, drv *n
 			roots = append(roots, o.Path)
 		}
 	}
-	return r.executor.store.AddTempRoot(ctx, roots...)
+	return r.store.AddTempRoot(ctx, roots...)
 }
 
 // wantResolved makes outputs of a derivation valid that has to be resolved first.
@@ -150,7 +150,7 @@ func (t task) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *nix.
 // resolve is the goal that finds out what the inputs of a derivation are, and
 // writes the derivation that has them in their place.
 func (t task) resolve(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, mode nix.BuildMode) outcome {
-	if _, err := drvopts.Parse(t.executor.store.Dir(), drv); err != nil {
+	if _, err := drvopts.Parse(t.store.Dir(), drv); err != nil {
 		return failure(nix.BuildErrorf(nix.StatusMiscFailure, "while parsing derivation '%s': %v", t.print(drvPath), err))
 	}
 	if rejection := t.purity(ctx, drvPath, drv, kind); rejection != nil {
@@ -163,7 +163,7 @@ func (t task) resolve(ctx context.Context, drvPath nix.StorePath, drv *nix.Deriv
 	if rejection := t.require(conf.CADerivations); rejection != nil {
 		return failure(rejection)
 	}
-	st := t.executor.store
+	st := t.store
 	resolved := resolve(st.Dir(), drv, found)
 	if err := st.Hasher().FillOutputPaths(ctx, resolved); err != nil {
 		return failure(nix.BuildErrorf(nix.StatusInputRejected, "resolve '%s': %v", t.print(drvPath), err))
@@ -198,7 +198,7 @@ func (r *request) purity(ctx context.Context, drvPath nix.StorePath, drv *nix.De
 
 // build is the goal that makes all outputs of a derivation valid.
 func (t task) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, mode nix.BuildMode) outcome {
-	options, err := drvopts.Parse(t.executor.store.Dir(), drv)
+	options, err := drvopts.Parse(t.store.Dir(), drv)
 	if err != nil {
 		return failure(nix.BuildErrorf(nix.StatusMiscFailure, "while parsing derivation '%s': %v", t.print(drvPath), err))
 	}
@@ -246,7 +246,7 @@ func (t task) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivat
 // attempt builds under the locks of the outputs, here or elsewhere. It gives nil if
 // there is no machine at the moment.
 func (t task) attempt(ctx context.Context, drv *nix.Derivation, kind nix.OutputKind, attempt *build.Attempt, where machines) *outcome {
-	st, drvPath := t.executor.store, attempt.DrvPath
+	st, drvPath := t.store, attempt.DrvPath
 	known, err := t.knownOutputs(ctx, drvPath, drv, attempt.Mode)
 	if err != nil {
 		return &outcome{err: err}
@@ -300,7 +300,7 @@ func (t task) attempt(ctx context.Context, drv *nix.Derivation, kind nix.OutputK
 
 // once runs the builder once, when there is a slot for it.
 func (t task) once(ctx context.Context, drv *nix.Derivation, attempt *build.Attempt) outcome {
-	slot, err := t.executor.slots.acquire(ctx)
+	slot, err := t.slots.acquire(ctx)
 	if err != nil {
 		return outcome{err: err}
 	}
@@ -312,7 +312,7 @@ func (t task) once(ctx context.Context, drv *nix.Derivation, attempt *build.Atte
 		t.place.leave()
 		defer t.place.comeBack(ctx)
 	}
-	done, err := t.executor.machine.Run(ctx, attempt, &t.settings.Attempt)
+	done, err := t.machine.Run(ctx, attempt, &t.settings.Attempt)
 	return t.report(attempt.DrvPath, drv, done, err)
 }
 
@@ -343,7 +343,7 @@ func (r *request) report(drvPath nix.StorePath, drv *nix.Derivation, done *build
 func (r *request) builderFailed(drvPath nix.StorePath, drv *nix.Derivation, exit *build.BuilderError, done *build.Result) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Cannot build '%s'.\nReason: builder %s.", r.print(drvPath), exit.Reason)
-	b.WriteString(outputPathsNote(r.executor.store.Dir(), &drv.BasicDerivation))
+	b.WriteString(outputPathsNote(r.store.Dir(), &drv.BasicDerivation))
 	if r.settings.LogTail && done != nil && len(done.LogTail) > 0 {
 		fmt.Fprintf(&b, "\nLast %d log lines:\n", len(done.LogTail))
 		for _, line := range done.LogTail {

@@ -27,11 +27,11 @@ func (r *request) mayPassOn(drvPath nix.StorePath, mode nix.BuildMode) bool {
 // passOn offers a derivation to the build hook. It is declined where the outcome is
 // of no interest; a nil outcome otherwise says that it is to be offered again.
 func (t task) passOn(ctx context.Context, drv *nix.Derivation, attempt *build.Attempt, here bool) (_ *outcome, declined bool) {
-	x, drvPath := t.executor, attempt.DrvPath
+	drvPath := attempt.DrvPath
 	// What other machines do takes nothing of this one.
 	t.place.leave()
 	defer t.place.comeBack(ctx)
-	verdict, done, err := x.machine.Elsewhere(ctx, t.settings.BuildHook, attempt, &t.settings.Attempt, here && x.slots.free())
+	verdict, done, err := t.machine.Elsewhere(ctx, t.settings.BuildHook, attempt, &t.settings.Attempt, here && t.slots.free())
 	switch {
 	case err != nil && done == nil:
 		if cause := context.Cause(ctx); cause != nil {

@@ -50,21 +50,44 @@ type Settings struct {
 // Executor builds derivations into a local store. It is a nix.Builder, safe for
 // concurrent use, and must be closed.
 type Executor struct {
+	*View
+	goals *goals
+	stop  context.CancelCauseFunc
+	drvs  derivations
+}
+
+// A View is an Executor as one of its users sees it: with settings of his own, for
+// what he asks for first, and with his lease of the store. Goals are shared, and so
+// is the room for builders, unless he has another number of them. It is a
+// nix.Builder, safe for concurrent use, and ends with the Executor.
+type View struct {
+	executor *Executor
 	store    *local.Store
 	machine  *build.Machine
 	settings Settings
 	slots    slots
-	goals    *goals
-	stop     context.CancelCauseFunc
-	drvs     derivations
+	places   *places
 }
 
-var _ nix.Builder = (*Executor)(nil)
+var (
+	_ nix.Builder = (*Executor)(nil)
+	_ nix.Builder = (*View)(nil)
+)
 
 // New makes an executor on a machine. The store and the machine stay the
 // caller's, and must outlive it.
 func New(st *local.Store, machine *build.Machine, settings Settings) *Executor {
 	ctx, stop := context.WithCancelCause(context.Background())
+	x := &Executor{goals: newGoals(ctx), stop: stop, drvs: newDerivations(st)}
+	x.View = &View{
+		executor: x, store: st, machine: machine, settings: complete(settings),
+		slots: newSlots(max(settings.MaxJobs, 1)), places: newPlaces(placesFor(settings.MaxJobs)),
+	}
+	return x
+}
+
+// complete adds what follows from settings.
+func complete(settings Settings) Settings {
 	if settings.ExperimentalFeatures.Has(conf.CADerivations) {
 		settings.SystemFeatures = append(slices.Clone(settings.SystemFeatures), drvopts.FeatureContentAddressed)
 	}
@@ -74,12 +97,18 @@ func New(st *local.Store, machine *build.Machine, settings Settings) *Executor {
 	if settings.LogCommand == "" {
 		settings.LogCommand = "kiln log"
 	}
-	return &Executor{
-		store: st, machine: machine, settings: settings,
-		slots: newSlots(max(settings.MaxJobs, 1)),
-		goals: newGoals(ctx, placesFor(settings.MaxJobs)), stop: stop,
-		drvs: newDerivations(st),
+	return settings
+}
+
+// For gives the view of a user. st is the executor's store or a lease of it, which
+// is held for as long as anything goes on that he, or somebody else because of him,
+// waits for. The settings are his.
+func (x *Executor) For(st *local.Store, settings Settings) *View {
+	v := &View{executor: x, store: st, machine: x.machine.With(st), settings: complete(settings), slots: x.slots, places: x.places}
+	if settings.MaxJobs != x.settings.MaxJobs {
+		v.slots, v.places = newSlots(max(settings.MaxJobs, 1)), newPlaces(placesFor(settings.MaxJobs))
 	}
+	return v
 }
 
 // Close stops everything that is under way and waits until it has cleaned up.
@@ -94,16 +123,18 @@ func (x *Executor) Close() error {
 func placesFor(jobs int) int { return 2*max(jobs, 1) + 2 }
 
 // Build implements nix.Builder.
-func (x *Executor) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
-	return x.build(ctx, req, nil)
+func (v *View) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
+	return v.build(ctx, req, nil)
 }
 
 // build carries out a request, for a goal if that has made it.
-func (x *Executor) build(ctx context.Context, req *nix.BuildRequest, outer *goal) ([]nix.BuildResult, error) {
+func (v *View) build(ctx context.Context, req *nix.BuildRequest, outer *goal) ([]nix.BuildResult, error) {
 	r := &request{
-		executor: x, settings: &x.settings, log: req.Log, mode: req.Mode, rounds: req.Rounds, basic: req.Basic,
-		network: req.Network, outer: outer, closures: newClosures(x.store), ended: make(map[goalKey]*outcome),
+		View: v, settings: &v.settings, log: req.Log, mode: req.Mode, rounds: req.Rounds, basic: req.Basic,
+		network: req.Network, outer: outer, closures: newClosures(v.store), ended: make(map[goalKey]*outcome),
 	}
+	r.hold.init(v.store)
+	defer r.hold.end()
 	if r.log == nil {
 		r.log = discardLog{}
 	}
@@ -139,7 +170,7 @@ func (r *request) run(ctx context.Context, paths []nix.DerivedPath) ([]nix.Build
 			return nil, err
 		}
 		results[i] = nix.BuildResult{Path: paths[i], Status: nix.StatusCancelled,
-			Message: fmt.Sprintf("'%s' was not built because another build failed", paths[i].Format(r.executor.store.Dir(), "^"))}
+			Message: fmt.Sprintf("'%s' was not built because another build failed", paths[i].Format(r.store.Dir(), "^"))}
 	}
 	return results, nil
 }
@@ -172,7 +203,7 @@ func (t task) want(ctx context.Context, p nix.DerivedPath) outcome {
 
 // wantPath makes a store object valid that nothing is known of but its path.
 func (t task) wantPath(ctx context.Context, p nix.StorePath) outcome {
-	st := t.executor.store
+	st := t.store
 	if err := st.AddTempRoot(ctx, p); err != nil {
 		return outcome{err: err}
 	}

@@ -45,6 +45,7 @@ type work func(ctx context.Context, p *place) outcome
 // goal is one piece of work that waits for its turn, is under way, or is done.
 type goal struct {
 	key     goalKey
+	request *request                // that has begun it
 	work    work                    // nil once it has begun, or is not wanted any more
 	cancel  context.CancelCauseFunc // nil until it has begun
 	waiters []waiter                // guarded by goals.mu
@@ -68,21 +69,21 @@ type goals struct {
 	lifetime context.Context // ends when the executor is closed
 	mu       sync.Mutex
 	active   map[goalKey]*goal
-	places   *places
 	nested   int // requests that builders have made, at the moment
 	running  sync.WaitGroup
 }
 
-func newGoals(lifetime context.Context, n int) *goals {
-	return &goals{lifetime: lifetime, active: make(map[goalKey]*goal), places: newPlaces(n)}
+func newGoals(lifetime context.Context) *goals {
+	return &goals{lifetime: lifetime, active: make(map[goalKey]*goal)}
 }
 
 // request is one call of Build. It remembers the goals that ended while it was
 // under way, so that a derivation that failed is not tried again for another
 // part of the same request.
 type request struct {
-	executor *Executor
+	*View
 	settings *Settings
+	hold     hold
 	log      nix.LogSink
 	mode     nix.BuildMode
 	rounds   int
@@ -127,7 +128,7 @@ func (r *request) awaitAll(ctx context.Context, p *place, wants []want, each fun
 			each(i, known)
 			continue
 		}
-		if waiting[i] = gs.attach(w.key, waiter{ended, i, by}, w.work); waiting[i] == nil {
+		if waiting[i] = gs.attach(r, w.key, waiter{ended, i, by}, w.work); waiting[i] == nil {
 			each(i, r.circular(w.key))
 			continue
 		}
@@ -214,7 +215,7 @@ func (gs *goals) needs(other, g *goal) bool {
 // attach adds a wait for the goal of key, which is begun when there is a place. It
 // gives nil where that goal waits for the waiter: builders can ask for what needs
 // them.
-func (gs *goals) attach(key goalKey, w waiter, work work) *goal {
+func (gs *goals) attach(r *request, key goalKey, w waiter, work work) *goal {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	if g, ok := gs.active[key]; ok {
@@ -222,12 +223,14 @@ func (gs *goals) attach(key goalKey, w waiter, work work) *goal {
 			return nil
 		}
 		g.waiters = append(g.waiters, w)
+		r.hold.depend(&g.request.hold)
 		return g
 	}
-	g := &goal{key: key, work: work, waiters: []waiter{w}, done: make(chan struct{})}
+	g := &goal{key: key, request: r, work: work, waiters: []waiter{w}, done: make(chan struct{})}
 	gs.active[key] = g
 	gs.running.Add(1)
-	gs.places.begin(func(p *place) {
+	r.hold.begin()
+	r.places.begin(func(p *place) {
 		p.goal = g
 		gs.carryOut(g, p)
 	})
@@ -237,6 +240,7 @@ func (gs *goals) attach(key goalKey, w waiter, work work) *goal {
 // carryOut works on a goal, if somebody still waits for it.
 func (gs *goals) carryOut(g *goal, p *place) {
 	defer gs.running.Done()
+	defer g.request.hold.end()
 	defer p.leave()
 	gs.mu.Lock()
 	work := g.work

@@ -14,11 +14,12 @@ import (
 func newTestRequests(t *testing.T, n int) (*Executor, []*request) {
 	t.Helper()
 	ctx, stop := context.WithCancelCause(context.Background())
-	x := &Executor{goals: newGoals(ctx, 1), stop: stop}
+	x := &Executor{goals: newGoals(ctx), stop: stop}
+	x.View = &View{executor: x, places: newPlaces(1)}
 	t.Cleanup(func() { x.Close() })
 	var rs []*request
 	for range n {
-		rs = append(rs, &request{executor: x, settings: &Settings{}, ended: make(map[goalKey]*outcome)})
+		rs = append(rs, &request{View: x.View, settings: &Settings{}, hold: hold{active: 1, release: func() {}}, ended: make(map[goalKey]*outcome)})
 	}
 	return x, rs
 }

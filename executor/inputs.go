@@ -45,7 +45,7 @@ func (t task) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv *nix
 			cancel(errSiblingFailed)
 		}
 	}
-	valid, err := t.executor.store.ValidPaths(ctx, drv.InputSrcs)
+	valid, err := t.store.ValidPaths(ctx, drv.InputSrcs)
 	if err != nil {
 		return nil, nil, &outcome{err: err}
 	}
@@ -143,7 +143,7 @@ func (r *request) validInput(ctx context.Context, in input, mode nix.BuildMode) 
 	if mode != nix.BuildNormal || len(in.outputs.Dynamic) > 0 || r.hasFeature(conf.CADerivations) {
 		return nil
 	}
-	known, err := r.executor.store.DerivationOutputs(ctx, in.drv)
+	known, err := r.store.DerivationOutputs(ctx, in.drv)
 	if err != nil {
 		return nil
 	}
@@ -157,10 +157,10 @@ func (r *request) validInput(ctx context.Context, in input, mode nix.BuildMode) 
 		paths = append(paths, p)
 		outputs[name] = nix.Realisation{ID: nix.DrvOutput{Drv: in.drv, Output: name}, OutPath: p}
 	}
-	if err := r.executor.store.AddTempRoot(ctx, paths...); err != nil {
+	if err := r.store.AddTempRoot(ctx, paths...); err != nil {
 		return &outcome{err: err}
 	}
-	valid, err := r.executor.store.ValidPaths(ctx, paths)
+	valid, err := r.store.ValidPaths(ctx, paths)
 	if err != nil {
 		return &outcome{err: err}
 	}
@@ -188,6 +188,6 @@ func (r *request) dependencyFailed(drvPath nix.StorePath, drv *nix.Derivation, f
 	}
 	slices.Sort(causes)
 	fmt.Fprintf(&b, "Cannot build '%s'.\nReason: %d %s failed.", r.print(drvPath), len(failed), noun)
-	b.WriteString(outputPathsNote(r.executor.store.Dir(), &drv.BasicDerivation))
+	b.WriteString(outputPathsNote(r.store.Dir(), &drv.BasicDerivation))
 	return &outcome{result: nix.BuildResult{Status: nix.StatusDependencyFailed, Message: b.String(), Causes: slices.Compact(causes)}}
 }

@@ -24,7 +24,7 @@ func (r *request) knownOutputs(ctx context.Context, drvPath nix.StorePath, drv *
 	for name, o := range drv.Outputs {
 		p := o.Path
 		if o.Kind == nix.Floating || o.Kind == nix.Deferred {
-			realisation, err := r.executor.store.Realisation(ctx, nix.DrvOutput{Drv: drvPath, Output: name})
+			realisation, err := r.store.Realisation(ctx, nix.DrvOutput{Drv: drvPath, Output: name})
 			if err == nil {
 				p = realisation.OutPath
 			} else if !errors.Is(err, store.ErrNotFound) {
@@ -36,10 +36,10 @@ func (r *request) knownOutputs(ctx context.Context, drvPath nix.StorePath, drv *
 			paths = append(paths, p)
 		}
 	}
-	if err := r.executor.store.AddTempRoot(ctx, paths...); err != nil {
+	if err := r.store.AddTempRoot(ctx, paths...); err != nil {
 		return nil, err
 	}
-	valid, err := r.executor.store.ValidPaths(ctx, paths)
+	valid, err := r.store.ValidPaths(ctx, paths)
 	if err != nil {
 		return nil, err
 	}
@@ -97,9 +97,9 @@ func (r *request) recordKnown(ctx context.Context, drvPath nix.StorePath, output
 	}
 	for _, name := range slices.Sorted(maps.Keys(outputs)) {
 		o := outputs[name]
-		_, err := r.executor.store.Realisation(ctx, o.ID)
+		_, err := r.store.Realisation(ctx, o.ID)
 		if errors.Is(err, store.ErrNotFound) {
-			err = r.executor.store.RegisterRealisation(ctx, &o)
+			err = r.store.RegisterRealisation(ctx, &o)
 		}
 		if err != nil {
 			return err
@@ -110,7 +110,7 @@ func (r *request) recordKnown(ctx context.Context, drvPath nix.StorePath, output
 
 // intact tells whether a valid object still has the content that it should have.
 func (r *request) intact(ctx context.Context, p nix.StorePath) (bool, error) {
-	st := r.executor.store
+	st := r.store
 	info, err := st.PathInfo(ctx, p)
 	if err != nil {
 		return false, err
@@ -129,7 +129,7 @@ func (r *request) intact(ctx context.Context, p nix.StorePath) (bool, error) {
 // repairClosure repairs what the outputs of a derivation need, since they are
 // intact themselves. The outcome is set when that did not succeed.
 func (t task) repairClosure(ctx context.Context, drvPath nix.StorePath, known knownOutputs) *outcome {
-	st := t.executor.store
+	st := t.store
 	own := make(map[nix.StorePath]bool, len(known))
 	for _, k := range known {
 		if k.Path != "" {
@@ -178,7 +178,7 @@ func (t task) repairClosure(ctx context.Context, drvPath nix.StorePath, known kn
 // makers gives the derivations, among those that a derivation needs, by what they
 // make.
 func (r *request) makers(ctx context.Context, drvPath nix.StorePath) (map[nix.StorePath]nix.StorePath, error) {
-	st := r.executor.store
+	st := r.store
 	inputs, err := store.Closure(ctx, st, drvPath)
 	if err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ func (n *nested) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildR
 	n.wait(1)
 	defer n.wait(-1)
 	n.slot.lend()
-	results, err := x.build(ctx, req, n.outer.place.goal)
+	results, err := n.outer.View.build(ctx, req, n.outer.place.goal)
 	if terr := n.slot.takeBack(ctx); err == nil && terr != nil {
 		return nil, terr
 	}

@@ -19,7 +19,7 @@ func numberedKey(i int) goalKey {
 func TestGoalsWithoutPlaceWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, rs := newTestRequests(t, 1)
-		x.goals.places = newPlaces(2)
+		x.places = newPlaces(2)
 		running, most := 0, 0
 		var begun []int
 		var wants []want
@@ -106,7 +106,7 @@ func TestGoalThatNobodyWaitsForDoesNotBegin(t *testing.T) {
 func TestFirstFailureLeavesTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, rs := newTestRequests(t, 1)
-		x.goals.places = newPlaces(4)
+		x.places = newPlaces(4)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
 		begin := time.Now()

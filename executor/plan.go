@@ -21,8 +21,8 @@ type Plan struct {
 }
 
 // Plan says what Build would do for paths, without doing it.
-func (x *Executor) Plan(ctx context.Context, paths []nix.DerivedPath) (*Plan, error) {
-	p := &planner{x: x, visited: make(map[nix.StorePath]bool), plan: &Plan{}}
+func (v *View) Plan(ctx context.Context, paths []nix.DerivedPath) (*Plan, error) {
+	p := &planner{x: v.executor, visited: make(map[nix.StorePath]bool), plan: &Plan{}}
 	for _, path := range paths {
 		if len(path.Via) > 0 {
 			path.Outputs = nix.OutputSpec{Names: path.Via[:1]}

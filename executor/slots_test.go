@@ -153,7 +153,12 @@ func TestSlotOfEndedBuilder(t *testing.T) {
 func TestBuilderAsksForWhatNeedsIt(t *testing.T) {
 	key := func(path nix.StorePath) goalKey { return goalKey{kind: buildGoal, path: path} }
 	const a, b nix.StorePath = "00000000000000000000000000000000-a.drv", "00000000000000000000000000000000-b.drv"
-	x := &Executor{}
+	st, err := local.Open(t.Context(), local.ChrootOptions(t.TempDir())) // errors have its directory
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	var x *Executor
 	// asks is the work of a builder that asks for something by a request of its own.
 	asks := func(what want) work {
 		return func(ctx context.Context, p *place) outcome {
@@ -162,7 +167,7 @@ func TestBuilderAsksForWhatNeedsIt(t *testing.T) {
 			x.goals.countNested(1)
 			defer x.goals.countNested(-1)
 			time.Sleep(time.Second)
-			nested := &request{executor: x, settings: &Settings{}, ended: make(map[goalKey]*outcome), outer: p.goal}
+			nested := &request{View: x.View, settings: &Settings{}, hold: hold{active: 1, release: func() {}}, ended: make(map[goalKey]*outcome), outer: p.goal}
 			return nested.await(ctx, nil, what)
 		}
 	}
@@ -190,7 +195,8 @@ func TestBuilderAsksForWhatNeedsIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				made, rs := newTestRequests(t, 1)
-				x, made.store = made, new(local.Store) // errors have its directory
+				x = made
+				x.store = st
 				begin := time.Now()
 				test(t, rs[0])
 				if time.Since(begin) > time.Minute {
@@ -218,7 +224,7 @@ func TestBuildersShareWhatTheyAskFor(t *testing.T) {
 			defer p.comeBack(ctx)
 			x.goals.countNested(1)
 			defer x.goals.countNested(-1)
-			nested := &request{executor: x, settings: &Settings{}, ended: make(map[goalKey]*outcome), outer: p.goal}
+			nested := &request{View: x.View, settings: &Settings{}, hold: hold{active: 1, release: func() {}}, ended: make(map[goalKey]*outcome), outer: p.goal}
 			return nested.await(ctx, nil, shared)
 		}
 		rs[0].awaitAll(t.Context(), nil, []want{{key("a"), builder}, {key("b"), builder}}, func(_ int, out *outcome) {

@@ -6,7 +6,7 @@ import (
 	"github.com/kilnbuild/kiln/nix"
 )
 
-func (r *request) print(p nix.StorePath) string { return r.executor.store.Dir().Join(p) }
+func (r *request) print(p nix.StorePath) string { return r.store.Dir().Join(p) }
 
 func (r *request) event(kind nix.EventKind, p nix.StorePath, message string) {
 	r.log.Event(nix.Event{Kind: kind, Path: p, Message: message})

@@ -72,6 +72,11 @@ type Machine struct {
 	reports reports
 }
 
+// With is the same machine with a lease of its store.
+func (m *Machine) With(st *local.Store) *Machine {
+	return &Machine{Store: st, Launcher: m.Launcher, Users: m.Users, Self: m.Self}
+}
+
 // Attempt is one derivation to be built, with everything that has been found out
 // about it.
 type Attempt struct {

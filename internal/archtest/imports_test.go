@@ -19,15 +19,15 @@ var layers = [][]string{
 	// Layer 1: the vocabulary, and its forms as text; system calls as data.
 	{"nix", "sandbox/launcher"},
 	{"sandbox/program"},
-	{"nix/aterm", "nix/narinfo", "nix/conf", "nix/githash", "nix/logline"},
+	{"nix/aterm", "nix/narinfo", "nix/sign", "nix/conf", "nix/githash", "nix/logline"},
 	{"nix/drvjson", "nix/drvopts"},
 	// Layer 2: contracts.
-	{"store", "wire/worker", "wire/serve", "mountns"},
+	{"store", "wire/worker", "wire/serve", "mountns", "daemon/socket"},
 	// Layer 3: what keeps, what isolates, what talks.
 	{"store/local", "store/binarycache", "store/remote", "sandbox"},
 	{"store/gc", "daemon"},
 	// Layers 4 to 6: what builds.
-	{"recursive", "executor/outputs", "executor/builtin", "executor/compare", "executor/hook", "progress"},
+	{"service", "recursive", "executor/outputs", "executor/builtin", "executor/compare", "executor/hook", "progress"},
 	{"executor/build"},
 	{"executor", "api/kiln/v1"},
 	{"rpc"},

@@ -77,8 +77,8 @@ func (s *Store) checkClaims(info *nix.PathInfo, opts store.AddOptions) error {
 		return nil
 	}
 	err := errors.New("no keys are trusted")
-	if s.opts.VerifySignatures != nil {
-		err = s.opts.VerifySignatures(info)
+	if s.verify != nil {
+		err = s.verify(info)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot add path '%s' because it lacks a signature by a trusted key: %w", s.opts.StoreDir.Join(info.Path), err)

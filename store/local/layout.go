@@ -33,6 +33,7 @@ func (l layout) tempRoots() string { return filepath.Join(l.state, "temproots") 
 func (l layout) gcLock() string    { return filepath.Join(l.state, "gc.lock") }
 func (l layout) gcSocket() string  { return filepath.Join(l.state, "gc-socket", "socket") }
 func (l layout) sessions() string  { return filepath.Join(l.state, "kiln", "sessions") }
+func (l layout) roots() string     { return filepath.Join(l.state, "gcroots") }
 func (l layout) autoRoots() string { return filepath.Join(l.state, "gcroots", "auto") }
 func (l layout) links() string     { return filepath.Join(l.store, ".links") }
 func (l layout) directories() []string {

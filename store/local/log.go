@@ -55,6 +55,27 @@ func (s *Store) BuildLog(_ context.Context, drv nix.StorePath) (io.ReadCloser, e
 	return nil, &unknownLog{s.opts.StoreDir.Join(drv)}
 }
 
+// AddBuildLog keeps a log that was written elsewhere, which it reads to its end. A log
+// that is there already stays.
+func (s *Store) AddBuildLog(ctx context.Context, drv nix.StorePath, log io.Reader) error {
+	have, err := s.BuildLog(ctx, drv)
+	if err == nil {
+		_, err = io.Copy(io.Discard, cancellableReader{ctx, log})
+		return errors.Join(err, have.Close())
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	w, err := s.CreateLog(drv)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(w, cancellableReader{ctx, log}); err != nil {
+		return errors.Join(fmt.Errorf("add build log of '%s': %w", s.opts.StoreDir.Join(drv), err), w.file.Close(), os.Remove(w.path))
+	}
+	return w.Close()
+}
+
 // logReader reads a compressed log.
 type logReader struct {
 	io.Reader

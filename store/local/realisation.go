@@ -151,6 +151,43 @@ func (s *Store) realisationKey(ctx context.Context, id nix.DrvOutput) (string, e
 	return key, err
 }
 
+// LegacyRealisation tells which object an output is that is named as by Nix before
+// 2.35: by the hash of its derivation, "sha256:<base16>". Stores that have the tables
+// of later versions know no such names.
+func (s *Store) LegacyRealisation(ctx context.Context, hash string, output nix.OutputName) (*nix.Realisation, error) {
+	var found *nix.Realisation
+	var err error
+	if s.realisations == legacyRealisations {
+		err = s.db.read(ctx, func(c *sqlite.Conn) (err error) {
+			found, _, err = s.findRealisation(c, hash, nix.DrvOutput{Output: output})
+			return err
+		})
+	}
+	if err == nil && found == nil {
+		err = &unknownRealisation{hash + "!" + string(output)}
+	}
+	return found, err
+}
+
+// RegisterLegacyRealisation is RegisterRealisation for an output that is named as by
+// Nix before 2.35; the derivation in r does not matter.
+func (s *Store) RegisterLegacyRealisation(ctx context.Context, hash string, r *nix.Realisation) error {
+	if err := s.changes(); err != nil {
+		return err
+	}
+	err := errNoRealisations
+	if s.realisations == buildTrace {
+		err = errors.New("the store's tables are those of Nix 2.35 and later, in which it has no place")
+	}
+	if s.realisations == legacyRealisations {
+		err = s.db.write(ctx, func(c *sqlite.Conn) error { return s.insertRealisation(c, hash, r) })
+	}
+	if err != nil {
+		return fmt.Errorf("register realisation of '%s!%s': %w", hash, r.ID.Output, err)
+	}
+	return nil
+}
+
 // LegacyRealisationID is what Nix before 2.35 calls an output of a valid derivation:
 // "sha256:<base16>!<output>".
 func (s *Store) LegacyRealisationID(ctx context.Context, id nix.DrvOutput) (string, error) {

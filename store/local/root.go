@@ -55,13 +55,7 @@ func (s *Store) addRoot(ctx context.Context, link string, p nix.StorePath) error
 	if err := replaceLink(s.Dir().Join(p), link); err != nil {
 		return err
 	}
-	// The name is that which Nix gives to it, so that nobody makes a second one.
-	name := nix.HashBytes(nix.SHA1, []byte(link)).Nix32()
-	auto := s.layout.autoRoots()
-	if err := makeDirs(auto, 0o755); err != nil {
-		return err
-	}
-	return replaceLink(link, filepath.Join(auto, name))
+	return s.registerLink(link)
 }
 
 // replaceLink makes a symlink, or makes the one that is there lead elsewhere, in
@@ -75,4 +69,64 @@ func replaceLink(target, name string) error {
 		return errors.Join(err, os.Remove(temp))
 	}
 	return nil
+}
+
+// AddIndirectRoot makes whatever a symbolic link leads to a root, for as long as it
+// does. link is an absolute path of somebody who need not be trusted: nothing there is
+// touched, nor need there be anything. (Nix: gcroots/auto.)
+func (s *Store) AddIndirectRoot(_ context.Context, link string) error {
+	err := s.changes()
+	switch {
+	case err != nil:
+	case !filepath.IsAbs(link):
+		err = errors.New("it must be an absolute path")
+	default:
+		err = s.registerLink(filepath.Clean(link))
+	}
+	if err != nil {
+		return fmt.Errorf("make '%s' a root: %w", link, explain(err))
+	}
+	return nil
+}
+
+// registerLink lets collectors know of a link. The name is that which Nix gives to it,
+// so that nobody makes a second one.
+func (s *Store) registerLink(link string) error {
+	name := nix.HashBytes(nix.SHA1, []byte(link)).Nix32()
+	auto := s.layout.autoRoots()
+	if err := makeDirs(auto, 0o755); err != nil {
+		return err
+	}
+	return replaceLink(link, filepath.Join(auto, name))
+}
+
+// AddPermRoot makes a link to a valid object that keeps it for good. The link is below
+// the directory of roots: anywhere else nobody would look for it.
+func (s *Store) AddPermRoot(ctx context.Context, link string, p nix.StorePath) error {
+	if err := s.addPermRoot(ctx, filepath.Clean(link), p); err != nil {
+		return fmt.Errorf("make '%s' a root for '%s': %w", link, s.opts.StoreDir.Join(p), explain(err))
+	}
+	return nil
+}
+
+func (s *Store) addPermRoot(ctx context.Context, link string, p nix.StorePath) error {
+	if err := s.changes(); err != nil {
+		return err
+	}
+	if rel, err := filepath.Rel(s.layout.roots(), link); err != nil || !filepath.IsLocal(rel) || rel == "." {
+		return fmt.Errorf("path '%s' is not a valid garbage collector root; it's not in the directory '%s'", link, s.layout.roots())
+	}
+	if err := s.AddTempRoot(ctx, p); err != nil {
+		return err
+	}
+	if err := s.mustBeValid(ctx, p); err != nil {
+		return err
+	}
+	if info, err := os.Lstat(link); err == nil && info.Mode()&fs.ModeSymlink == 0 {
+		return errors.New("something else is there already; remove it, or choose another name")
+	}
+	if err := makeDirs(filepath.Dir(link), 0o755); err != nil {
+		return err
+	}
+	return replaceLink(s.Dir().Join(p), link)
 }

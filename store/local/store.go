@@ -18,20 +18,27 @@ import (
 // Store is an open store. It is safe for concurrent use, by goroutines and,
 // through locks on files, by processes.
 type Store struct {
+	*shared
+	roots  *tempRoots
+	verify func(*nix.PathInfo) error // as Options.VerifySignatures
+	close  func() error
+	lease  *lease // nil for the store that Open gave
+}
+
+// shared is what a store and its leases have in common.
+type shared struct {
 	opts         Options
 	layout       layout
+	identity     identity
 	bigLock      *os.File // nil for a reader who may not open it
 	db           *database
 	realisations realisationLayout
 	hasher       *aterm.Hasher
 
 	journal journal
-	roots   tempRoots
 	locks   keylock.Set[string] // by the name of the lock file
 	room    tempRoom
 	logs    compressor
-
-	close func() error
 }
 
 var (
@@ -52,7 +59,8 @@ var errReadOnly = errors.New("store was opened for reading only")
 // Open waits while Nix upgrades the database. A store that this package cannot
 // use is an error that says why, and what to do.
 func Open(ctx context.Context, opts Options) (_ *Store, err error) {
-	s := &Store{opts: opts.withDefaults()}
+	s := &Store{shared: &shared{opts: opts.withDefaults()}, roots: &tempRoots{}}
+	s.verify = s.opts.VerifySignatures
 	s.layout = layout{store: s.opts.RealStoreDir, state: s.opts.StateDir, log: s.opts.LogDir}
 	s.hasher = aterm.NewHasher(s.opts.StoreDir, s.loadDerivation, aterm.HasherOptions{})
 	s.journal.init(s)
@@ -79,6 +87,7 @@ func Open(ctx context.Context, opts Options) (_ *Store, err error) {
 		s.logs.close()
 		return nil, errors.Join(err, s.journal.close(), s.release())
 	}
+	s.identity = s.layout.identity()
 	if !s.opts.ReadOnly {
 		if err := s.Recover(ctx); err != nil {
 			s.opts.Warn(err)
