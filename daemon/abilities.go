@@ -70,6 +70,14 @@ type LegacyRealisationStore interface {
 	RegisterLegacyRealisation(ctx context.Context, r *worker.LegacyRealisation) error
 }
 
+// A RealisationVerifier knows which keys are trusted to say what outputs of derivations
+// are. Of others clients must be trusted themselves.
+type RealisationVerifier interface {
+	// VerifyRealisation tells whether one of the signatures of a fingerprint (package
+	// nix/sign) is by a key that is trusted.
+	VerifyRealisation(fingerprint string, signatures []string) error
+}
+
 // A Signer takes further signatures of its objects.
 type Signer interface {
 	AddSignatures(ctx context.Context, p nix.StorePath, signatures []string) error

@@ -9,6 +9,7 @@ import (
 	"github.com/kilnbuild/kiln/executor"
 	"github.com/kilnbuild/kiln/executor/build"
 	"github.com/kilnbuild/kiln/executor/builtin"
+	"github.com/kilnbuild/kiln/executor/hook"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/sandbox"
@@ -19,21 +20,40 @@ import (
 // executor wires an executor for a store together. The function that it returns
 // closes it and everything that was made for it.
 func (c *configuration) executor(st *local.Store, verbose int, showsLogs bool) (*executor.Executor, func() error, error) {
-	s := c.settings
-	users, err := build.NewUsers(c.usersConfig())
+	machine, err := c.machine(st)
 	if err != nil {
 		return nil, nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, nil, fmt.Errorf("find the file of this program, which runs builtin builders: %w", err)
 	}
 	passOn, err := c.buildHook(verbose)
 	if err != nil {
 		return nil, nil, err
 	}
-	launcher := sandbox.NewLauncher()
-	x := executor.New(st, &build.Machine{Store: st, Launcher: launcher, Users: users, Self: self}, executor.Settings{
+	x := executor.New(st, machine, c.executorSettings(passOn, showsLogs))
+	return x, func() error {
+		err := x.Close()
+		if passOn != nil {
+			passOn.Close()
+		}
+		return errors.Join(err, machine.Launcher.Close())
+	}, nil
+}
+
+// machine is this machine, as far as builds use it. Its launcher is the caller's.
+func (c *configuration) machine(st *local.Store) (*build.Machine, error) {
+	users, err := build.NewUsers(c.usersConfig())
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find the file of this program, which runs builtin builders: %w", err)
+	}
+	return &build.Machine{Store: st, Launcher: sandbox.NewLauncher(), Users: users, Self: self}, nil
+}
+
+func (c *configuration) executorSettings(passOn *hook.Pool, showsLogs bool) executor.Settings {
+	s := c.settings
+	return executor.Settings{
 		MaxJobs:              s.MaxJobs,
 		KeepGoing:            s.KeepGoing,
 		System:               s.System,
@@ -44,14 +64,7 @@ func (c *configuration) executor(st *local.Store, verbose int, showsLogs bool) (
 		BuildHook:            passOn,
 		PollInterval:         s.PollInterval,
 		Attempt:              c.attemptSettings(),
-	})
-	return x, func() error {
-		err := x.Close()
-		if passOn != nil {
-			passOn.Close()
-		}
-		return errors.Join(err, launcher.Close())
-	}, nil
+	}
 }
 
 func (c *configuration) attemptSettings() build.Settings {

@@ -31,21 +31,28 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
-	os.Exit(run(os.Args[1:]))
+	args := os.Args[1:]
+	if filepath.Base(os.Args[0]) == nixDaemon {
+		args = append([]string{"daemon"}, args...)
+	}
+	os.Exit(run(args))
 }
 
 // run carries out one command line and gives its exit code.
 func run(args []string) int {
-	// The first signal asks everything under way to stop and clean up; a second
-	// one ends the process at once.
-	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer cancel()
-	go func() {
-		<-ctx.Done()
-		cancel()
-	}()
-
 	root := rootCommand()
+	ctx := context.Background()
+	if c, _, err := root.Find(args); err != nil || c.Annotations[ownSignals] == "" {
+		// The first signal asks everything under way to stop and clean up; a second
+		// one ends the process at once.
+		interrupted, cancel := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+		defer cancel()
+		go func() {
+			<-interrupted.Done()
+			cancel()
+		}()
+		ctx = interrupted
+	}
 	if completing(args) {
 		root.SetArgs(prepareCompletion(root, args))
 	} else {
@@ -69,6 +76,9 @@ func run(args []string) int {
 	return code
 }
 
+// ownSignals is an annotation of commands that handle signals themselves.
+const ownSignals = "signals"
+
 // exitError is an error with an exit code of its own. Without err, what there is
 // to say has been said.
 type exitError struct {
@@ -91,6 +101,6 @@ func rootCommand() *cobra.Command {
 	}
 	root.SetVersionTemplate("kiln {{.Version}}\n")
 	g.register(root)
-	root.AddCommand(buildCommand(g), logCommand(g), derivationCommand(g), storeCommand(g), doctorCommand(g), completionCommand())
+	root.AddCommand(buildCommand(g), daemonCommand(g), logCommand(g), derivationCommand(g), storeCommand(g), doctorCommand(g), completionCommand())
 	return root
 }

@@ -1,0 +1,187 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/kilnbuild/kiln/daemon"
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/conf"
+	"github.com/kilnbuild/kiln/nix/sign"
+	"github.com/kilnbuild/kiln/store"
+	"github.com/kilnbuild/kiln/store/local"
+	"github.com/kilnbuild/kiln/wire/worker"
+)
+
+// clientStore is the store of the machine as a client sees it.
+type clientStore struct {
+	*local.Store
+	keys *trustedKeys
+	// builder is the client's, for repairs.
+	builder func() nix.Builder
+}
+
+var (
+	_ store.Store            = clientStore{}
+	_ store.BatchSource      = clientStore{}
+	_ store.InfoSource       = clientStore{}
+	_ store.ReferrerSource   = clientStore{}
+	_ store.RealisationStore = clientStore{}
+	_ store.TempRooter       = clientStore{}
+
+	_ daemon.PathLister             = clientStore{}
+	_ daemon.HashPartFinder         = clientStore{}
+	_ daemon.DeriverSource          = clientStore{}
+	_ daemon.DerivationSource       = clientStore{}
+	_ daemon.ContentAdder           = clientStore{}
+	_ daemon.LegacyRealisationStore = clientStore{}
+	_ daemon.RealisationVerifier    = clientStore{}
+	_ daemon.Signer                 = clientStore{}
+	_ daemon.LogAdder               = clientStore{}
+	_ daemon.Rooter                 = clientStore{}
+	_ daemon.Optimiser              = clientStore{}
+	_ daemon.Verifier               = clientStore{}
+)
+
+// collectedStore is a clientStore that garbage is collected in.
+type collectedStore struct {
+	clientStore
+	daemon.Collector
+}
+
+// AddContent implements daemon.ContentAdder.
+func (s clientStore) AddContent(ctx context.Context, o *worker.AddToStore, dump io.Reader) (*nix.PathInfo, error) {
+	return s.Store.AddContent(ctx, o.Name, o.Method, o.Algorithm, o.References, dump)
+}
+
+// LegacyRealisation implements daemon.LegacyRealisationStore.
+func (s clientStore) LegacyRealisation(ctx context.Context, id string) (*worker.LegacyRealisation, error) {
+	hash, output, err := splitLegacy(id)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.Store.LegacyRealisation(ctx, hash, output)
+	if err != nil {
+		return nil, err
+	}
+	return &worker.LegacyRealisation{ID: id, OutPath: r.OutPath, Signatures: r.Signatures}, nil
+}
+
+// RegisterLegacyRealisation implements daemon.LegacyRealisationStore.
+func (s clientStore) RegisterLegacyRealisation(ctx context.Context, r *worker.LegacyRealisation) error {
+	hash, output, err := splitLegacy(r.ID)
+	if err != nil {
+		return err
+	}
+	return s.Store.RegisterLegacyRealisation(ctx, hash,
+		&nix.Realisation{ID: nix.DrvOutput{Output: output}, OutPath: r.OutPath, Signatures: r.Signatures})
+}
+
+func splitLegacy(id string) (hash string, output nix.OutputName, err error) {
+	hash, name, ok := strings.Cut(id, "!")
+	if !ok {
+		return "", "", fmt.Errorf("invalid derivation output id '%s'", id)
+	}
+	return hash, nix.OutputName(name), nil
+}
+
+// VerifyRealisation implements daemon.RealisationVerifier.
+func (s clientStore) VerifyRealisation(fingerprint string, signatures []string) error {
+	return s.keys.realisation(fingerprint, signatures)
+}
+
+// OptimiseStore implements daemon.Optimiser.
+func (s clientStore) OptimiseStore(ctx context.Context) error {
+	_, err := s.Optimise(ctx)
+	return err
+}
+
+// VerifyStore implements daemon.Verifier.
+func (s clientStore) VerifyStore(ctx context.Context, o *worker.VerifyStore, log nix.LogSink) (wrong bool, err error) {
+	opts := local.VerifyOptions{CheckContents: o.CheckContents, Forget: true, Problem: func(p local.Problem) {
+		log.Event(nix.Event{Kind: nix.EventWarning, Message: p.String()})
+	}}
+	if o.Repair {
+		opts.Repair = func(ctx context.Context, p nix.StorePath) error { return s.repair(ctx, p, log) }
+	}
+	n, err := s.Verify(ctx, opts)
+	return n > 0, err
+}
+
+// repair builds an object again.
+func (s clientStore) repair(ctx context.Context, p nix.StorePath, log nix.LogSink) error {
+	info, err := s.PathInfo(ctx, p)
+	if err != nil {
+		return err
+	}
+	if info.Deriver == "" {
+		return errors.New("it is not known which derivation it is built from")
+	}
+	results, err := s.builder().Build(ctx, &nix.BuildRequest{
+		Paths: []nix.DerivedPath{nix.Built(info.Deriver, nix.AllOutputs)}, Mode: nix.BuildRepair, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	if r := &results[0]; !r.Status.Success() {
+		return errors.New(r.Message)
+	}
+	return nil
+}
+
+// trustedKeys check signatures by the settings of a connection, which may change.
+type trustedKeys struct {
+	dir nix.StoreDir
+	// current gives the settings.
+	current func() *conf.Settings
+	// secrets are the files of our own keys, whose public halves are trusted as well.
+	readFile func(name string) ([]byte, error)
+}
+
+// object checks what is to be added; it is local.Options.VerifySignatures.
+func (k *trustedKeys) object(info *nix.PathInfo) error {
+	s := k.current()
+	if !s.RequireSigs {
+		return nil
+	}
+	fingerprint, err := sign.Object(k.dir, info)
+	if err != nil {
+		return err
+	}
+	return k.check(s, fingerprint, info.Signatures)
+}
+
+func (k *trustedKeys) realisation(fingerprint string, signatures []string) error {
+	s := k.current()
+	if !s.RequireSigs {
+		return nil
+	}
+	return k.check(s, fingerprint, signatures)
+}
+
+func (k *trustedKeys) check(s *conf.Settings, fingerprint string, signatures []string) error {
+	if len(signatures) == 0 {
+		return errors.New("it has no signature")
+	}
+	texts := append([]string(nil), s.TrustedPublicKeys...)
+	for _, name := range s.SecretKeyFiles {
+		secret, err := k.readFile(name)
+		if err != nil {
+			continue // not ours to read
+		}
+		if public, err := sign.PublicKey(string(secret)); err == nil {
+			texts = append(texts, public)
+		}
+	}
+	keys, err := sign.ParseKeys(texts)
+	if err != nil {
+		return err
+	}
+	if !keys.Trusted(fingerprint, signatures) {
+		return errors.New("none of its signatures is by a key of 'trusted-public-keys'")
+	}
+	return nil
+}
