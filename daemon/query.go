@@ -148,7 +148,7 @@ func (s *session) aboutStore(ctx context.Context, r *worker.EmptyRequest) (reply
 	case worker.OpFindRoots:
 		return s.findRoots(ctx, r)
 	}
-	return nil, fatalError{errors.New("importing objects is not supported: add them with their archives")}
+	return s.importPaths(ctx) // it is the only one that is left
 }
 
 func (s *session) queryPathFromHashPart(ctx context.Context, r *worker.QueryPathFromHashPart) (reply, error) {

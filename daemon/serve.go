@@ -289,6 +289,8 @@ func (s *session) carryOut(ctx context.Context, req worker.Request, b *body) (re
 		return s.verifyStore(ctx, r)
 	case *worker.ClearFailedPaths:
 		return done, nil
+	case *worker.ExportPath:
+		return s.exportPath(ctx, r)
 	}
 	return nil, fmt.Errorf("operation %v is not supported", req.Op())
 }

@@ -167,6 +167,13 @@ func (t *tunnel) ask(n int) error {
 	return t.e.AskForData(n)
 }
 
+// data sends a part of what the client has asked for while its request is carried out.
+func (t *tunnel) data(p []byte) error {
+	t.sending.Lock()
+	defer t.sending.Unlock()
+	return t.e.Data(p)
+}
+
 // statusError is an error with an exit status for the client's program.
 type statusError struct {
 	message string

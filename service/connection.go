@@ -48,6 +48,9 @@ func (s *Server) serve(ctx context.Context, conn stream, client Client) (err err
 		return daemon.Serve(ctx, conn, daemon.Config{Store: nowhere{s.cfg.StoreDir}, Refusal: err, NixVersion: s.cfg.NixVersion})
 	}
 	defer s.generations.letGo(g)
+	if err := g.Store().Prepare(client.User, int(client.UID)); err != nil {
+		s.log("warning: %v", err)
+	}
 	c := &connection{client: client, generation: g}
 	keys := &trustedKeys{dir: g.Store().Dir(), current: c.settings.Load, readFile: os.ReadFile}
 	c.store = g.Store().Lease(keys.object)

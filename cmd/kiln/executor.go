@@ -12,6 +12,7 @@ import (
 	"github.com/kilnbuild/kiln/executor/hook"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
+	"github.com/kilnbuild/kiln/nix/sign"
 	"github.com/kilnbuild/kiln/sandbox"
 	"github.com/kilnbuild/kiln/store/local"
 	"golang.org/x/net/http/httpproxy"
@@ -97,10 +98,34 @@ func (c *configuration) attemptSettings() build.Settings {
 		UserNetwork:           c.userNetwork(),
 		NestedNetwork:         nestedNetwork(s.RecursiveNixFixedOutput),
 	}
+	if len(s.SecretKeyFiles) > 0 {
+		a.Sign = func(info *nix.PathInfo) ([]string, error) { return c.sign(info) }
+	}
 	for _, p := range s.SandboxPaths {
 		a.SandboxPaths = append(a.SandboxPaths, build.SandboxPath(p))
 	}
 	return a
+}
+
+// sign signs what was built with every key of secret-key-files.
+func (c *configuration) sign(info *nix.PathInfo) ([]string, error) {
+	fingerprint, err := sign.Object(nix.StoreDir(c.local.Store), info)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, name := range c.settings.SecretKeyFiles {
+		secret, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("read secret key: %w", err)
+		}
+		signature, err := sign.Sign(string(secret), fingerprint)
+		if err != nil {
+			return nil, fmt.Errorf("'%s': %w", name, err)
+		}
+		all = append(all, signature)
+	}
+	return all, nil
 }
 
 // fetchSettings are for builtin:fetchurl, which has the proxies that our own
@@ -135,7 +160,9 @@ func (c *configuration) hooks() build.Hooks {
 	if h.PostBuild != "" {
 		var config strings.Builder
 		for e := range s.All() {
-			if !e.Own && e.Status == conf.Honoured {
+			// By default it is a program of this release, which older ones cannot run.
+			own := e.Own || e.Name == "build-hook" && e.Source.Kind == conf.FromDefault
+			if !own && e.Status == conf.Honoured {
 				fmt.Fprintf(&config, "%s = %s\n", e.Name, e.Value)
 			}
 		}

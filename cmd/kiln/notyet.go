@@ -11,7 +11,7 @@ import (
 var notYet = []string{
 	"use-cgroups", "require-limits",
 	"external-builders",
-	"secret-key-files", "sync-before-registering", "substituters",
+	"sync-before-registering", "substituters",
 	"min-free", "max-free",
 }
 

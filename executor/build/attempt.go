@@ -470,6 +470,12 @@ func (r *run) register(ctx context.Context, result *Result) (map[nix.OutputName]
 	var registrations []local.Registration
 	for _, c := range collected {
 		c.Info.RegistrationTime = time.Now()
+		if sign := r.settings.Sign; sign != nil {
+			var serr error
+			if c.Info.Signatures, serr = sign(&c.Info); serr != nil {
+				return nil, errors.Join(err, fmt.Errorf("sign output '%s': %w", c.Output, serr), outputs.TakeBack(ctx, st, collected))
+			}
+		}
 		id := nix.DrvOutput{Drv: a.DrvPath, Output: c.Output}
 		made[c.Output] = nix.Realisation{ID: id, OutPath: c.Info.Path}
 		registration := local.Registration{Info: c.Info}

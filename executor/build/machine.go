@@ -47,6 +47,8 @@ type Settings struct {
 	MaxLogSize         int64         // bytes, 0 for no limit
 	LogLines           int           // lines of the log kept for messages
 	DiscardLog         bool          // do not keep the log
+	// Sign gives signatures of what was built, if it is not nil.
+	Sign func(*nix.PathInfo) ([]string, error)
 	// ImpureEnv are values for impureEnvVars that come before the environment's.
 	ImpureEnv map[string]string
 	// Environ gives the variables of kiln's own environment for impureEnvVars.

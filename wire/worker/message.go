@@ -33,6 +33,13 @@ func (e *Encoder) AskForData(n int) error {
 	return e.Flush()
 }
 
+// Data writes a piece of what the client has asked for (ExportPath).
+func (e *Encoder) Data(p []byte) error {
+	e.Uint64(msgWrite)
+	e.Bytes(p)
+	return e.Err()
+}
+
 // Last writes that the request was carried out: the reply follows.
 func (e *Encoder) Last() { e.Uint64(msgLast) }
 
