@@ -31,6 +31,10 @@ func (s *session) body(req worker.Request) *body {
 		a := &inlineArchive{r: s.d}
 		return &body{a, a.drain}
 	case *worker.AddToStoreNar:
+		if s.d.Version.Minor() < 21 {
+			a := &inlineArchive{r: s.d}
+			return &body{a, a.drain}
+		}
 		// The client sends what it is asked for, and nothing after an error.
 		return &body{&askedArchive{s: s, left: r.Info.NARSize}, func() error { return nil }}
 	case *worker.EmptyRequest:
@@ -112,6 +116,12 @@ func (s *session) addToStoreNar(ctx context.Context, r *worker.AddToStoreNar, b 
 		return nil, err
 	}
 	r.Info.Ultimate = r.Info.Ultimate && s.trusted()
+	if a, ok := b.Reader.(*inlineArchive); ok {
+		// What is read beyond its end would be the next request.
+		err := s.store.Add(ctx, r.Info, a, opts)
+		a.whole = err == nil
+		return nothing, err
+	}
 	// The archive's end is found in pieces of some dozen bytes.
 	archive := wire.NewReader(b, wire.Limits{})
 	return nothing, s.store.Add(ctx, r.Info, archive, opts)

@@ -80,11 +80,8 @@ type peer struct {
 func connect(t testing.TB, ctx context.Context, cfg Config, v worker.Version, features ...string) *peer {
 	t.Helper()
 	server, client := pair(t)
-	p := &peer{t: t, conn: client, ended: make(chan error, 1)}
+	p := newPeer(t, client)
 	go func() { p.ended <- Serve(ctx, server, cfg) }()
-	protocol := worker.Protocol{Dir: cfg.Store.Dir()}
-	p.d = &worker.Decoder{Reader: wire.NewReader(client, wire.Limits{}), Protocol: protocol}
-	p.e = &worker.Encoder{Writer: wire.NewWriter(client), Protocol: protocol}
 	var err error
 	if p.server, err = worker.Handshake(p.d, p.e, v, features); err != nil {
 		t.Fatal(err)
@@ -93,6 +90,16 @@ func connect(t testing.TB, ctx context.Context, cfg Config, v worker.Version, fe
 		t.Fatal(err)
 	}
 	return p
+}
+
+// newPeer is a client that has not said anything yet, at its end of a connection.
+func newPeer(t testing.TB, conn net.Conn) *peer {
+	protocol := worker.Protocol{Dir: nix.DefaultStoreDir}
+	return &peer{
+		t: t, conn: conn, ended: make(chan error, 1),
+		d: &worker.Decoder{Reader: wire.NewReader(conn, wire.Limits{}), Protocol: protocol},
+		e: &worker.Encoder{Writer: wire.NewWriter(conn), Protocol: protocol},
+	}
 }
 
 func (p *peer) messages() error { return worker.ReadMessages(p.d, p.e, p.Listener) }

@@ -124,14 +124,16 @@ func serve(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
 		if !s.idle.begin() {
 			return nil
 		}
-		if err := s.one(ctx); err != nil {
-			return err
-		}
-		if !s.idle.end() {
+		if err := s.one(ctx); err == errDrained {
 			return nil
+		} else if err != nil {
+			return err
 		}
 	}
 }
+
+// errDrained says that the request that was carried out was the last one.
+var errDrained = errors.New("no more requests are carried out")
 
 // An idling says whether a request is being carried out, and whether there may be
 // another one.
@@ -224,6 +226,9 @@ func (s *session) one(ctx context.Context) error {
 	if err != nil {
 		// Nothing that is left to read would be understood.
 		return err
+	}
+	if !s.idle.end() {
+		return errDrained
 	}
 	// Only one may read at a time.
 	<-s.watched

@@ -3,6 +3,7 @@ package conf
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 )
 
@@ -34,6 +35,9 @@ func (s *Settings) SetFromClient(name, text string, trusted bool) []Warning {
 	case "ssh-auth-sock", "experimental-features":
 		return nil // the first is of old clients, the second is each side's own
 	case "plugin-files":
+		if s.unchanged(name, text) {
+			return nil
+		}
 		return warn("Ignoring the client-specified plugin-files.\n" +
 			"The client specifying plugins to the daemon never made sense, and was removed in Nix >=2.14.")
 	}
@@ -66,7 +70,37 @@ func (s *Settings) SetFromClient(name, text string, trusted bool) []Warning {
 		}
 		return nil
 	}
+	if known && s.unchanged(name, text) {
+		return nil // what it asks for is so
+	}
 	return warn("ignoring the client-specified setting '%s', because it is a restricted setting and you are not a trusted user", name)
+}
+
+// unchanged tells whether a setting would be as it is with the value that a client
+// wants. Of keys and substituters that are trusted a client may want fewer: who trusts
+// more does no harm to it.
+func (s *Settings) unchanged(name, text string) bool {
+	i, _, ok := find(name)
+	if !ok {
+		return false
+	}
+	before := s.entries[i].value.text()
+	c := s.Clone()
+	if _, err := c.Set(name, text, Source{Kind: FromClient, Name: "client"}); err != nil {
+		return false
+	}
+	after := c.entries[i].value.text()
+	switch definitions[i].Name {
+	case "trusted-public-keys", "trusted-substituters":
+		return subset(words(after), words(before))
+	case "substituters":
+		return subset(words(after), append(words(before), s.TrustedSubstituters...))
+	}
+	return before == after
+}
+
+func subset(some, all []string) bool {
+	return !slices.ContainsFunc(some, func(word string) bool { return !slices.Contains(all, word) })
 }
 
 // trustedOnly gives those substituters of a client's list that this side's

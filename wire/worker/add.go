@@ -115,7 +115,8 @@ func (r *AddTextToStore) read(d *Decoder) {
 }
 
 // AddToStoreNar adds an object of which everything is known. The body is the
-// archive: framed since version 1.23, and before that asked for with Read messages.
+// archive: framed since version 1.23, asked for with Read messages since 1.21, and before
+// that framed by nothing.
 // There is no reply.
 type AddToStoreNar struct {
 	Info                  *nix.PathInfo

@@ -8,7 +8,7 @@
 // version; the parts of replies are methods of Encoder and Decoder, in pairs. Both
 // directions stand side by side, so that one side can be tested with the other.
 //
-// Clients from Nix 2.3 (minor version 21) to today's (38, and features) are
+// Clients from before Nix 2.0 (minor version 18) to today's (38, and features) are
 // understood. The package does no I/O but on the streams that it is given, and it
 // decides nothing: what a request means is for package daemon, or for a store.
 package worker

@@ -14,7 +14,7 @@ type Version uint64
 
 // The versions that this package speaks.
 const (
-	Oldest Version = 1<<8 | 21 // Nix 2.1 to 2.3
+	Oldest Version = 1<<8 | 18 // before Nix 2.0
 	Newest Version = 1<<8 | 38 // Nix since 2.24; what is newer are features
 )
 
