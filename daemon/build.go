@@ -8,6 +8,7 @@ import (
 
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/aterm"
+	"github.com/kilnbuild/kiln/nix/logline"
 	"github.com/kilnbuild/kiln/wire/worker"
 )
 
@@ -28,7 +29,24 @@ func (s *session) run(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildRe
 	if err == nil && len(results) != len(req.Paths) {
 		err = fmt.Errorf("build: %d results for %d paths", len(results), len(req.Paths))
 	}
+	tellCauses(log, results)
 	return results, err
+}
+
+// tellCauses tells of the failures that those in results follow from, as Nix does when
+// they happen, and takes them out of the messages of the latter.
+func tellCauses(log *sink, results []nix.BuildResult) {
+	told := make(map[string]bool)
+	for i := range results {
+		r := &results[i]
+		for _, message := range r.CauseMessages {
+			if !told[message] {
+				told[message] = true
+				log.say(logline.Error, "\x1b[31;1merror:\x1b[0m "+message)
+			}
+		}
+		r.Message, r.CauseMessages = r.OwnMessage(), nil
+	}
 }
 
 func (s *session) newSink() *sink { return newSink(s.out, s.dir, s.verbosity) }

@@ -176,18 +176,22 @@ func (r *request) dependencyFailed(drvPath nix.StorePath, drv *nix.Derivation, f
 		noun = "dependency"
 	}
 	var causes []nix.BuildStatus
-	var b strings.Builder
+	var messages []string
 	for _, f := range failed {
 		if f.Status == nix.StatusDependencyFailed {
 			causes = append(causes, f.Causes...)
 		} else {
 			causes = append(causes, f.Status)
 		}
-		b.WriteString(f.Message)
+		messages = append(append(messages, f.CauseMessages...), f.OwnMessage())
+	}
+	var b strings.Builder
+	for _, m := range messages {
+		b.WriteString(m)
 		b.WriteByte('\n')
 	}
 	slices.Sort(causes)
 	fmt.Fprintf(&b, "Cannot build '%s'.\nReason: %d %s failed.", r.print(drvPath), len(failed), noun)
 	b.WriteString(outputPathsNote(r.store.Dir(), &drv.BasicDerivation))
-	return &outcome{result: nix.BuildResult{Status: nix.StatusDependencyFailed, Message: b.String(), Causes: slices.Compact(causes)}}
+	return &outcome{result: nix.BuildResult{Status: nix.StatusDependencyFailed, Message: b.String(), CauseMessages: messages, Causes: slices.Compact(causes)}}
 }

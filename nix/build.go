@@ -3,6 +3,7 @@ package nix
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -119,6 +120,9 @@ type BuildResult struct {
 	// Message says what went wrong, in full and ready to print, several lines
 	// long as it may be. It is empty for successes.
 	Message string
+	// CauseMessages has, for a derivation that failed because others did, their
+	// messages: Message begins with these, each on a line of its own or more.
+	CauseMessages []string
 	// Causes has, for a derivation that failed because another one did, the
 	// statuses of the builds at the bottom of it: exit codes follow from them.
 	Causes []BuildStatus
@@ -137,6 +141,15 @@ type BuildResult struct {
 	Nested []NestedBuild
 	// KeptBuildDir is where a failed build's directory was kept, "" for nowhere.
 	KeptBuildDir string
+}
+
+// OwnMessage is Message without CauseMessages.
+func (r *BuildResult) OwnMessage() string {
+	own := r.Message
+	for _, m := range r.CauseMessages {
+		own = strings.TrimPrefix(strings.TrimPrefix(own, m), "\n")
+	}
+	return own
 }
 
 // NestedBuild is a derivation that a builder asked for.

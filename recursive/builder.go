@@ -81,6 +81,7 @@ func (b builder) censor(ctx context.Context, r *nix.BuildResult) {
 		return
 	}
 	b.record.LogSink.Event(nix.Event{Kind: nix.EventNotice, Path: b.cfg.Drv, Message: r.Message})
+	r.CauseMessages = nil
 	r.Message = fmt.Sprintf("build of '%s' failed; the log of the build that asked for it says why", b.cfg.Dir.Join(r.Path.Path))
 	r.Resources, r.Isolation = nil, nil
 	if b.cfg.Network == nix.NetworkAllowed {

@@ -121,6 +121,8 @@ type shownLog struct {
 	inside bool
 	// downloads has the URLs of downloads under way, by their activities.
 	downloads map[uint64]string
+	// warned tells that it was said that a line is a message that nobody understands.
+	warned bool
 }
 
 // Limits of what a builder may say to the program.
@@ -198,6 +200,11 @@ func (s *shownLog) endLine() {
 	if ok {
 		s.message(m)
 	} else {
+		if !s.warned && bytes.HasPrefix(s.held, []byte(logline.Prefix)) {
+			s.warned = true
+			s.sink.Event(nix.Event{Kind: nix.EventWarning, Path: s.drv,
+				Message: "Unable to handle a JSON message from the derivation builder: it is not one that Nix has"})
+		}
 		s.show(s.held)
 	}
 	s.held = s.held[:0]

@@ -54,6 +54,11 @@ func (c *collector) finishContent(ctx context.Context, f *found) (*made, error) 
 		return nil, nix.BuildErrorf(nix.StatusOutputRejected,
 			"output path '%s' should be a non-executable regular file since recursive hashing is not enabled (one of outputHashMode={flat,text} is true)", f.Actual)
 	}
+	if f.Spec.Kind == nix.Fixed && len(f.refs) > 0 && (f.Spec.Method != nix.Recursive || f.Spec.Hash.Algorithm() != nix.SHA256) {
+		return nil, nix.BuildErrorf(nix.StatusOutputRejected,
+			"fixed output derivation '%s' is not allowed to refer to other store paths.\nYou may need to use the 'unsafeDiscardReferences' derivation attribute, see the manual for more details.",
+			c.job.DrvName)
+	}
 	if f.Spec.Kind == nix.Fixed && len(f.refs) > 0 {
 		return nil, nix.BuildErrorf(nix.StatusOutputRejected,
 			"fixed-output derivations must not reference store paths: '%s' references %d distinct paths, e.g. '%s'",
