@@ -13,12 +13,14 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 # Which packages `make test` and `make fuzz` take.
 PACKAGES ?= ./...
+# Flags for the harness of `make conformance`, such as the name of a test.
+CONFORMANCE_FLAGS ?=
 # Flags for the benchmark: see `make bench BENCH=-h`.
 BENCH    ?=
 # Which releases of Nix the benchmark measures beside that of PATH; only root can.
 PEERS    ?= $(if $(filter 0,$(shell id -u)),2.34)
 
-.PHONY: build demo demo-recursive test bench lint fuzz interop broken screenshots docs clean help
+.PHONY: build demo demo-recursive test conformance bench lint fuzz interop broken screenshots docs clean help
 
 build: ## one static binary: ./kiln
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
@@ -41,6 +43,12 @@ interop: ## kiln against real Nix: the same derivations in two stores, compared;
 	@.ci/need go busybox nix gcc ip pasta slirp4netns
 	@# In its directory: go test shows what a test prints only there.
 	cd interop && KILN_REQUIRE_NIX=1 KILN_REQUIRE_SANDBOX=1 KILN_INTEROP_TABLE=1 $(GO) test -timeout 20m
+
+conformance: ## Nix's own functional tests with a real client against kiln daemon; CONFORMANCE=DIR has run.sh, which runs them
+	@[ -n "$(CONFORMANCE)" ] || { echo "say where the harness is, as in: make conformance CONFORMANCE=DIR" >&2; exit 2; }
+	@.ci/need go nix
+	@$(MAKE) --no-print-directory build
+	"$(CONFORMANCE)/run.sh" --user nobody --daemon '$(CURDIR)/kiln daemon' --daemon-version 2.34.8 --list "$(CONFORMANCE)/open-2.8.txt" $(CONFORMANCE_FLAGS)
 
 bench: ## kiln against real Nix, old and new, taking turns in one run; BENCH='-run trivial -rounds 3' for a part
 	@.ci/need go busybox nix

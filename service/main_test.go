@@ -158,11 +158,6 @@ func stacks() string {
 	return string(b[:runtime.Stack(b, true)])
 }
 
-func (h *host) said() string {
-	h.logs.Lock()
-	defer h.logs.Unlock()
-	return h.log.String()
-}
 
 // A guest is a client.
 type guest struct {
