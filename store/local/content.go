@@ -56,6 +56,17 @@ func (s *Store) addContent(ctx context.Context, name string, method nix.ContentA
 		}
 		return s.settleContent(ctx, t, name, nix.ContentAddress{Method: method, Hash: nix.SumHash(algo, sum)}, references)
 	}
+	if method == nix.Git {
+		t, err := s.receive(ctx, content)
+		if err != nil {
+			return "", err
+		}
+		hash, err := t.gitHash(algo)
+		if err != nil {
+			return "", errors.Join(err, t.discard())
+		}
+		return s.settleContent(ctx, t, name, nix.ContentAddress{Method: method, Hash: hash}, references)
+	}
 	return "", fmt.Errorf("hashing by the method '%s' is not supported", method)
 }
 

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"github.com/kilnbuild/kiln/internal/dirfd"
 	"github.com/kilnbuild/kiln/internal/rmtree"
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/githash"
 	"github.com/kilnbuild/kiln/nix/nar"
 	"github.com/kilnbuild/kiln/nix/refscan"
 )
@@ -62,7 +64,26 @@ func (t *received) matches(ca nix.ContentAddress, refs nix.References, self stri
 		ok, err := t.hashFile(sum)
 		return ok && nix.SumHash(ca.Hash.Algorithm(), sum) == ca.Hash, err
 	}
+	if ca.Method == nix.Git {
+		hash, err := t.gitHash(ca.Hash.Algorithm())
+		return err == nil && hash == ca.Hash, err
+	}
 	return false, fmt.Errorf("hashing by the method '%s' is not supported", ca.Method)
+}
+
+// gitHash is the hash of the tree as git makes it.
+func (t *received) gitHash(algo nix.HashAlgorithm) (nix.Hash, error) {
+	r, w := io.Pipe()
+	dumped := make(chan struct{})
+	go func() {
+		defer close(dumped)
+		_, err := nar.DumpAt(w, t.dir, t.name, nar.DumpOptions{})
+		w.CloseWithError(err)
+	}()
+	hash, err := githash.Sum(bufio.NewReader(r), algo, nar.Limits{})
+	r.Close()
+	<-dumped
+	return hash, err
 }
 
 // matchesModulo compares the hash of an archive in which the object's own hash
