@@ -95,7 +95,10 @@ func (s clientStore) VerifyRealisation(fingerprint string, signatures []string) 
 
 // OptimiseStore implements daemon.Optimiser.
 func (s clientStore) OptimiseStore(ctx context.Context) error {
-	_, err := s.Optimise(ctx)
+	_, failed, err := s.Optimise(ctx, nil)
+	if err == nil && failed > 0 {
+		err = fmt.Errorf("optimise store: %d objects could not be; the daemon's own log says why", failed)
+	}
 	return err
 }
 

@@ -48,33 +48,6 @@ func (s *Store) OptimisePath(ctx context.Context, p nix.StorePath) (saved int64,
 	return o.saved, nil
 }
 
-// Optimise is OptimisePath for all valid objects. (nix-store --optimise)
-func (s *Store) Optimise(ctx context.Context) (saved int64, err error) {
-	if err := s.changes(); err != nil {
-		return 0, err
-	}
-	for p, err := range s.AllValidPaths(ctx) {
-		if err != nil {
-			return saved, fmt.Errorf("optimise store: %w", err)
-		}
-		if err := s.AddTempRoot(ctx, p); err != nil {
-			return saved, err
-		}
-		valid, err := s.isValid(ctx, p)
-		if err != nil {
-			return saved, err
-		}
-		if !valid { // it was collected before it was rooted
-			continue
-		}
-		n, err := s.OptimisePath(ctx, p)
-		if saved += n; err != nil {
-			return saved, err
-		}
-	}
-	return saved, nil
-}
-
 // optimiser goes through one object.
 type optimiser struct {
 	store *Store
