@@ -72,7 +72,7 @@ func (s *Server) serve(ctx context.Context, conn stream, client Client) (err err
 // view is the store as the client sees it.
 func (c *connection) view(keys *trustedKeys) viewed {
 	st := clientStore{Store: c.store, keys: keys, builder: c.current}
-	if collector := c.generation.Collector(c.store); collector != nil {
+	if collector := c.generation.Collector(c.store, c.generation.settings); collector != nil {
 		return collectedStore{st, collector}
 	}
 	return st

@@ -44,7 +44,7 @@ func (b *bench) Store() *local.Store { return b.store }
 func (b *bench) Builder(st *local.Store, s *conf.Settings, _ bool) (nix.Builder, func(), error) {
 	return b.build(st, s), func() {}, nil
 }
-func (b *bench) Collector(*local.Store) daemon.Collector { return nil }
+func (b *bench) Collector(*local.Store, *conf.Settings) daemon.Collector { return nil }
 func (b *bench) Close() error {
 	b.closed.Add(1)
 	return b.store.Close()

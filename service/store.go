@@ -52,6 +52,15 @@ type collectedStore struct {
 	daemon.Collector
 }
 
+// CollectGarbage implements daemon.Collector. Who has everything deleted expects an
+// empty store directory.
+func (s collectedStore) CollectGarbage(ctx context.Context, o *worker.CollectGarbage) (*worker.Collected, error) {
+	if err := s.Vacate(); err != nil {
+		return nil, err
+	}
+	return s.Collector.CollectGarbage(ctx, o)
+}
+
 // AddContent implements daemon.ContentAdder.
 func (s clientStore) AddContent(ctx context.Context, o *worker.AddToStore, dump io.Reader) (*nix.PathInfo, error) {
 	return s.Store.AddContent(ctx, o.Name, o.Method, o.Algorithm, o.References, dump)

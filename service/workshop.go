@@ -18,8 +18,9 @@ type Workshop interface {
 	// store. showsLogs says that the client shows logs while they are written. done is
 	// called when the client has left.
 	Builder(st *local.Store, s *conf.Settings, showsLogs bool) (b nix.Builder, done func(), err error)
-	// Collector deletes garbage; nil if nobody does.
-	Collector(st *local.Store) daemon.Collector
+	// Collector deletes garbage for a client, by the settings that it began with; nil if
+	// nobody does.
+	Collector(st *local.Store, s *conf.Settings) daemon.Collector
 	Close() error
 }
 

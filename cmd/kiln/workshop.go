@@ -81,7 +81,7 @@ func (w *workshop) Builder(st *local.Store, s *conf.Settings, showsLogs bool) (n
 }
 
 // Collector implements service.Workshop.
-func (w *workshop) Collector(*local.Store) daemon.Collector { return nil }
+func (w *workshop) Collector(*local.Store, *conf.Settings) daemon.Collector { return nil }
 
 // Close implements service.Workshop.
 func (w *workshop) Close() error { return w.close() }

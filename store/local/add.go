@@ -125,6 +125,7 @@ func (s *Store) settle(ctx context.Context, t *received, object Registration, re
 		return err
 	}
 	moved = true
+	t.room.leave()
 	object.Info.NARSize = t.narSize
 	err = s.Register(ctx, []Registration{object})
 	if err != nil && !valid {

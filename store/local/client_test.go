@@ -196,3 +196,59 @@ func TestPrepare(t *testing.T) {
 		t.Errorf("%v, %v", entries, err)
 	}
 }
+
+// TestVacate wants the temporary directory to go when nobody uses it, and to come back.
+func TestVacate(t *testing.T) {
+	root := t.TempDir()
+	s := open(t, options(t, root))
+	entries := func() (n int) {
+		all, err := os.ReadDir(s.RealDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range all {
+			if strings.Contains(e.Name(), "-tmp-") {
+				n++
+			}
+		}
+		return n
+	}
+	vacate := func() {
+		t.Helper()
+		if err := s.Vacate(); err != nil {
+			t.Error(err)
+		}
+	}
+	vacate()
+	object := storetest.Built(t, s.Dir(), "object", false)
+	storetest.Add(t, s, object)
+	bad := object
+	bad.Info.Path = "00000000000000000000000000000000-bad"
+	for _, archive := range [][]byte{nil, bad.NAR[:len(bad.NAR)/2], storetest.Archive(t, storetest.Node{Content: "other"})} {
+		if err := s.Add(t.Context(), &bad.Info, bytes.NewReader(archive), store.AddOptions{}); err == nil {
+			t.Error("it was added")
+		}
+	}
+	if entries() != 1 {
+		t.Errorf("%d directories", entries())
+	}
+	vacate()
+	if entries() != 0 {
+		t.Error("it was not removed")
+	}
+	dir, err := s.TempDir(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	vacate()
+	if _, err := os.Stat(dir.Path()); err != nil {
+		t.Errorf("it was removed while it was in use: %v", err)
+	}
+	if err := dir.Close(); err != nil {
+		t.Error(err)
+	}
+	vacate()
+	if entries() != 0 {
+		t.Error("it was not removed the second time")
+	}
+}

@@ -180,6 +180,7 @@ func (o *optimiser) replace(dir *objectDir, name, key string) (replaced bool, er
 	if err != nil {
 		return false, err
 	}
+	defer o.store.room.leave()
 	err = link(o.links, key, room, temp)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, errLinkGone

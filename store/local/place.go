@@ -101,6 +101,7 @@ func (s *Store) clear(ctx context.Context, into int, final string) error {
 	if err != nil {
 		return err
 	}
+	defer s.room.leave()
 	if err := rename(into, final, room, name, there.Type() == dirfd.Directory); err != nil {
 		return rmtree.RemoveAt(into, final)
 	}

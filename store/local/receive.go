@@ -21,6 +21,7 @@ import (
 // received is a tree in the store's temporary directory, canonical and complete,
 // that may become an object.
 type received struct {
+	room    *tempRoom
 	dir     int
 	name    string
 	narHash nix.Hash
@@ -39,13 +40,17 @@ func (s *Store) receive(ctx context.Context, r io.Reader, others ...hash.Hash) (
 	stats, err := nar.RestoreAt(dir, name, io.TeeReader(cancellableReader{ctx, r}, d), nar.RestoreOptions{})
 	d.wait()
 	if err != nil {
+		s.room.leave()
 		return nil, explain(err)
 	}
-	return &received{dir: dir, name: name, narHash: nix.SumHash(nix.SHA256, sum), narSize: stats.Size}, nil
+	return &received{room: &s.room, dir: dir, name: name, narHash: nix.SumHash(nix.SHA256, sum), narSize: stats.Size}, nil
 }
 
 // discard removes the tree, if it was not moved.
-func (t *received) discard() error { return rmtree.RemoveAt(t.dir, t.name) }
+func (t *received) discard() error {
+	defer t.room.leave()
+	return rmtree.RemoveAt(t.dir, t.name)
+}
 
 // matches tells whether the tree has a content address. refs are the
 // references of the object, and self its hash part.

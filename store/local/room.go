@@ -30,13 +30,14 @@ type tempRoom struct {
 	path  string
 	dir   *os.File // nil while there is none
 	count int
+	users int // what open was called for and leave was not
 	ended bool
 }
 
 func (r *tempRoom) init(s *Store) { r.store = s }
 
 // open gives the directory and a name in it that nobody uses. The descriptor is
-// good until the store is closed.
+// good until leave is called, when there is nothing of that name any more.
 func (r *tempRoom) open(ctx context.Context) (dir int, name string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -49,7 +50,29 @@ func (r *tempRoom) open(ctx context.Context) (dir int, name string, err error) {
 		}
 	}
 	r.count++
+	r.users++
 	return int(r.dir.Fd()), strconv.Itoa(r.count), nil
+}
+
+// leave ends what open began.
+func (r *tempRoom) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users--
+}
+
+// Vacate removes the store's temporary directory unless it is in use at the moment. It
+// is made again when it is needed: whoever expects to see nothing but objects in the
+// store directory need not see it for as long as this process lives.
+func (s *Store) Vacate() error { return s.room.vacate() }
+
+func (r *tempRoom) vacate() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.users > 0 || r.ended {
+		return nil
+	}
+	return r.remove()
 }
 
 func (r *tempRoom) create(ctx context.Context) error {
@@ -92,6 +115,10 @@ func (r *tempRoom) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ended = true
+	return r.remove()
+}
+
+func (r *tempRoom) remove() error {
 	if r.dir == nil {
 		return nil
 	}
@@ -99,7 +126,9 @@ func (r *tempRoom) close() error {
 	if err == nil {
 		err = r.store.journal.done(transientOwned, r.path)
 	}
-	return errors.Join(err, r.dir.Close())
+	err = errors.Join(err, r.dir.Close())
+	r.dir = nil
+	return err
 }
 
 // TempDir is a directory on the file system of the store, for what is to be moved
@@ -107,6 +136,7 @@ func (r *tempRoom) close() error {
 // leave it alone.
 type TempDir struct {
 	path string
+	room *tempRoom
 	dir  int
 	name string
 }
@@ -122,9 +152,10 @@ func (s *Store) TempDir(ctx context.Context) (*TempDir, error) {
 		return nil, err
 	}
 	if err := dirfd.Mkdir(dir, name, 0o700); err != nil {
+		s.room.leave()
 		return nil, fmt.Errorf("create temporary directory in the store: %w", explain(err))
 	}
-	return &TempDir{path: filepath.Join(s.room.path, name), dir: dir, name: name}, nil
+	return &TempDir{path: filepath.Join(s.room.path, name), room: &s.room, dir: dir, name: name}, nil
 }
 
 // Path is the directory's absolute path.
@@ -132,6 +163,10 @@ func (d *TempDir) Path() string { return d.path }
 
 // Close removes the directory with everything that is in it.
 func (d *TempDir) Close() error {
+	if d.room != nil {
+		defer d.room.leave()
+		d.room = nil
+	}
 	if err := rmtree.RemoveAt(d.dir, d.name); err != nil {
 		return fmt.Errorf("remove temporary directory '%s': %w", d.path, err)
 	}
