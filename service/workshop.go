@@ -103,10 +103,16 @@ func (gs *generations) reload() error {
 func (gs *generations) letGo(g *generation) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	if g.users--; g.users > 0 {
+	g.users--
+	gone := g.Store().Replaced()
+	if g.users == 1 && g == gs.latest && !gone { // nobody is connected
+		if err := g.Store().Vacate(); err != nil {
+			gs.warn(err)
+		}
+	}
+	if g.users > 0 {
 		return
 	}
-	gone := g.Store().Replaced()
 	gs.closing.Go(func() {
 		// Of a store that was deleted there is nothing left to clean up.
 		if err := g.Close(); err != nil && !gone {

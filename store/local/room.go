@@ -27,7 +27,7 @@ type tempRoom struct {
 	store *Store
 
 	mu    sync.Mutex
-	path  string
+	path  string // the same each time; "" before the first one
 	dir   *os.File // nil while there is none
 	count int
 	users int // what open was called for and leave was not
@@ -76,13 +76,16 @@ func (r *tempRoom) vacate() error {
 }
 
 func (r *tempRoom) create(ctx context.Context) error {
-	var hash [20]byte
-	rand.Read(hash[:])
-	p := nix.StorePath(base32.EncodeToString(hash[:]) + "-tmp-" + strconv.Itoa(os.Getpid()))
-	if err := r.store.roots.add(ctx, []nix.StorePath{p}); err != nil {
-		return err
+	path := r.path
+	if path == "" {
+		var hash [20]byte
+		rand.Read(hash[:])
+		p := nix.StorePath(base32.EncodeToString(hash[:]) + "-tmp-" + strconv.Itoa(os.Getpid()))
+		if err := r.store.roots.add(ctx, []nix.StorePath{p}); err != nil {
+			return err
+		}
+		path = r.store.RealPath(p)
 	}
-	path := r.store.RealPath(p)
 	if err := r.store.journal.note(transientOwned, path); err != nil {
 		return err
 	}
