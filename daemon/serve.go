@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -193,7 +194,8 @@ func (s *session) one(ctx context.Context) error {
 		return err
 	}
 	s.out.start()
-	ctx, cancel := context.WithCancelCause(ctx)
+	all := ctx
+	ctx, cancel := context.WithCancelCause(all)
 	defer cancel(nil)
 	b := s.body(req)
 	if b == nil {
@@ -204,7 +206,8 @@ func (s *session) one(ctx context.Context) error {
 		go func() {
 			defer close(watched)
 			if s.d.Wait() != nil {
-				cancel(ErrClientGone)
+				// That may be because everything ends, of which ctx need not know yet.
+				cancel(cmp.Or(context.Cause(all), ErrClientGone))
 			}
 		}()
 	}
