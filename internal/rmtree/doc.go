@@ -11,5 +11,6 @@
 // fixed amount of memory: what lies too deep is first moved up to the top of the
 // tree. File systems mounted below the tree are not entered.
 //
-// The package does not know what it deletes, and counts nothing.
+// The package does not know what it deletes, and counts nothing: who wants to is
+// told of each file.
 package rmtree

@@ -139,6 +139,9 @@ func (l layout) reserve() {
 	}
 }
 
+// unreserve gives the space back that reserve took.
+func (l layout) unreserve() { _ = os.Remove(l.reserved()) }
+
 // createDatabase makes an empty database with permissions that the process's
 // umask has no part in. Nobody may have it open: closing it here would take the
 // locks from those in this process who have.

@@ -25,6 +25,10 @@ type Options struct {
 	// ReadOnly opens a store that exists, and changes nothing in it but the files
 	// that SQLite keeps beside its database.
 	ReadOnly bool
+	// FreeReserve removes the file that keeps space for collectors before anything
+	// else, so that a store on a full disk can be opened. Collect removes it in any
+	// case, and it is made again when a collection ends.
+	FreeReserve bool
 	// AllowSymlinks accepts a RealStoreDir that is or lies behind a symbolic link.
 	AllowSymlinks bool
 	// BuildUsersGroup is the id of the group whose members build. When root opens

@@ -41,6 +41,7 @@ func removeAttribute(*nar.Inode, string) error             { return errors.ErrUn
 func changeOwner(*nar.Inode, int, int) error               { return errors.ErrUnsupported }
 func link(int, string, int, string) error                  { return errors.ErrUnsupported }
 func dialSocket(context.Context, string) (net.Conn, error) { return nil, errors.ErrUnsupported }
+func listenSocket(string) (net.Listener, error)            { return nil, errors.ErrUnsupported }
 func allocate(*os.File, int64) error                       { return errors.ErrUnsupported }
 func syncFileSystem(*os.File) error                        { return errors.ErrUnsupported }
 func startWriting(*os.File)                                {}

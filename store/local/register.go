@@ -278,9 +278,22 @@ func (s *Store) stillNeeded(ctx context.Context, paths []nix.StorePath, cause er
 		}
 		for _, r := range referrers {
 			if !slices.Contains(paths, r) {
-				return fmt.Errorf("path '%s' is in use by '%s'", s.opts.StoreDir.Join(p), s.opts.StoreDir.Join(r))
+				return &stillNeededError{s.opts.StoreDir.Join(p), s.opts.StoreDir.Join(r)}
 			}
 		}
 	}
 	return cause
+}
+
+// stillNeededError says that a valid object refers to one that was to become
+// invalid.
+type stillNeededError struct{ path, referrer string }
+
+func (e *stillNeededError) Error() string {
+	return fmt.Sprintf("path '%s' is in use by '%s'", e.path, e.referrer)
+}
+
+func isStillNeeded(err error) bool {
+	var needed *stillNeededError
+	return errors.As(err, &needed)
 }

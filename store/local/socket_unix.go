@@ -27,3 +27,22 @@ func dialSocket(ctx context.Context, path string) (net.Conn, error) {
 	}
 	return dialer.DialContext(ctx, "unix", path)
 }
+
+// listenSocket makes a socket in the file system, whatever its path's length. Who
+// closes it removes the file.
+func listenSocket(path string) (net.Listener, error) {
+	if len(path) > maxSocketPath {
+		dir, err := os.Open(filepath.Dir(path))
+		if err != nil {
+			return nil, err
+		}
+		defer dir.Close()
+		path = filepath.Join("/proc/self/fd", strconv.Itoa(int(dir.Fd())), filepath.Base(path))
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	return l, nil
+}

@@ -151,7 +151,11 @@ func (s *Store) openForWriting(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.layout.reserve()
+	if s.opts.FreeReserve {
+		s.layout.unreserve()
+	} else {
+		s.layout.reserve()
+	}
 	s.db, err = openDatabase(ctx, s.layout.database(), databaseOptions{sync: s.opts.FsyncMetadata, wal: s.opts.UseSQLiteWAL, warn: s.opts.Warn})
 	if err != nil {
 		return err
