@@ -32,6 +32,8 @@ func completeArguments(root *cobra.Command) {
 		"store info":      completeStorePaths,
 		"store dump":      completeStorePaths,
 		"store verify":    cobra.NoFileCompletions,
+		"gc":              completeStorePaths,
+		"gc roots":        cobra.NoFileCompletions,
 		"doctor":          cobra.NoFileCompletions,
 	} {
 		c, _, err := root.Find(strings.Fields(path))

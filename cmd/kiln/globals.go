@@ -122,24 +122,23 @@ func (g *globals) configure() (*configuration, error) {
 // buildDir has the build directories.
 func (c *configuration) buildDir() string { return cmp.Or(c.settings.BuildDir, c.local.Build) }
 
-// open opens the configured store. The caller closes it.
-func (c *configuration) open(ctx context.Context, readOnly bool) (*local.Store, error) {
+// storeOptions are those of the configured store.
+func (c *configuration) storeOptions() (opts local.Options, err error) {
 	dir, err := nix.ParseStoreDir(c.local.Store)
 	if err != nil {
-		return nil, err
+		return opts, err
 	}
 	group, err := build.GroupID(c.settings.BuildUsersGroup)
 	if err != nil {
-		return nil, err
+		return opts, err
 	}
-	return local.Open(ctx, local.Options{
+	return local.Options{
 		BuildUsersGroup: group,
 		StoreDir:        dir,
 		RealStoreDir:    c.local.Real,
 		StateDir:        c.local.State,
 		LogDir:          c.local.Log,
 		ScratchDirs:     []string{c.buildDir()},
-		ReadOnly:        readOnly,
 		AllowSymlinks:   c.settings.AllowSymlinkedStore,
 		CADerivations:   c.settings.ExperimentalFeatures.Has("ca-derivations"),
 		Warn:            func(err error) { fmt.Fprintf(os.Stderr, "warning: %v\n", err) },
@@ -148,16 +147,45 @@ func (c *configuration) open(ctx context.Context, readOnly bool) (*local.Store, 
 		UseSQLiteWAL:    c.settings.UseSQLiteWAL,
 		CompressLogs:    c.settings.CompressBuildLog,
 		AutoOptimise:    c.settings.AutoOptimiseStore,
-	})
+	}, nil
+}
+
+// open opens the configured store. The caller closes it.
+func (c *configuration) open(ctx context.Context, readOnly bool) (*local.Store, error) {
+	opts, err := c.storeOptions()
+	if err != nil {
+		return nil, err
+	}
+	opts.ReadOnly = readOnly
+	return local.Open(ctx, opts)
+}
+
+// openToCollect is open for what frees space: perhaps there is none left.
+func (c *configuration) openToCollect(ctx context.Context) (*local.Store, error) {
+	opts, err := c.storeOptions()
+	if err != nil {
+		return nil, err
+	}
+	opts.FreeReserve = true
+	return local.Open(ctx, opts)
 }
 
 // withStore runs f with the configured store open.
-func (g *globals) withStore(ctx context.Context, readOnly bool, f func(*configuration, *local.Store) error) (err error) {
+func (g *globals) withStore(ctx context.Context, readOnly bool, f func(*configuration, *local.Store) error) error {
+	return g.with(func(c *configuration) (*local.Store, error) { return c.open(ctx, readOnly) }, f)
+}
+
+// withStoreToCollect is withStore for what frees space.
+func (g *globals) withStoreToCollect(ctx context.Context, f func(*configuration, *local.Store) error) error {
+	return g.with(func(c *configuration) (*local.Store, error) { return c.openToCollect(ctx) }, f)
+}
+
+func (g *globals) with(open func(*configuration) (*local.Store, error), f func(*configuration, *local.Store) error) (err error) {
 	c, err := g.configure()
 	if err != nil {
 		return err
 	}
-	st, err := c.open(ctx, readOnly)
+	st, err := open(c)
 	if err != nil {
 		return err
 	}

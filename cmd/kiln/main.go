@@ -101,6 +101,6 @@ func rootCommand() *cobra.Command {
 	}
 	root.SetVersionTemplate("kiln {{.Version}}\n")
 	g.register(root)
-	root.AddCommand(buildCommand(g), daemonCommand(g), logCommand(g), derivationCommand(g), storeCommand(g), doctorCommand(g), completionCommand())
+	root.AddCommand(buildCommand(g), daemonCommand(g), logCommand(g), derivationCommand(g), storeCommand(g), doctorCommand(g), completionCommand(), gcCommand(g))
 	return root
 }

@@ -48,10 +48,19 @@ func Mark(g *store.Graph, keep Keep, roots ...uint32) *Marks {
 	return m
 }
 
-// mark is Mark that also remembers through which objects it came.
+// markWithParents is Mark that also remembers through which objects it came.
 func markWithParents(g *store.Graph, keep Keep, roots ...uint32) *Marks {
 	m := &Marks{graph: g, keep: keep, reasons: make([]Reason, len(g.Paths)), parents: make([]uint32, len(g.Paths))}
 	m.Add(roots...)
+	return m
+}
+
+// markAround is Mark as if one object were not there.
+func markAround(g *store.Graph, keep Keep, avoid uint32, roots ...uint32) *Marks {
+	m := &Marks{graph: g, keep: keep, reasons: make([]Reason, len(g.Paths))}
+	m.reasons[avoid] = IsRoot // so nothing is looked for behind it
+	m.Add(roots...)
+	m.reasons[avoid] = NotReached
 	return m
 }
 

@@ -156,6 +156,8 @@ type Removal struct {
 	Spared []nix.StorePath
 	// Missing are those of Removed that were valid, and had no file.
 	Missing []nix.StorePath
+	// Failed says what could not be deleted. It is not valid any more.
+	Failed []error
 }
 
 // Remove makes objects invalid, all at once, and takes them away. The space becomes
@@ -164,7 +166,7 @@ type Removal struct {
 // objects, but of what lies beside them, and those that have become valid are
 // spared.
 //
-// An error says what could not be deleted; the rest has been.
+// An error is one of the database. What is in the result has been done nevertheless.
 func (c *Collection) Remove(ctx context.Context, paths []nix.StorePath, strays bool) (*Removal, error) {
 	r := &Removal{}
 	doomed := c.condemn(paths, r)
@@ -182,7 +184,6 @@ func (c *Collection) Remove(ctx context.Context, paths []nix.StorePath, strays b
 			return r, err
 		}
 	}
-	var errs []error
 	for _, p := range doomed {
 		err := c.take(ctx, string(p))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -192,12 +193,12 @@ func (c *Collection) Remove(ctx context.Context, paths []nix.StorePath, strays b
 			err = nil
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("delete '%s': %w", c.store.RealPath(p), explain(err)))
+			r.Failed = append(r.Failed, fmt.Errorf("delete '%s': %w", c.store.RealPath(p), explain(err)))
 			continue
 		}
 		r.Removed = append(r.Removed, p)
 	}
-	return r, errors.Join(errs...)
+	return r, nil
 }
 
 // RemoveJunk takes away an entry of the store directory that has not the name of an

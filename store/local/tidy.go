@@ -29,9 +29,9 @@ type Links struct {
 
 // Entries calls yield for each name in the store directory but the directory of
 // links, in any order. The first error of yield ends it and is returned.
-func (c *Collection) Entries(yield func(name string) error) error {
-	return listDir(c.store.layout.store, func(name string) error {
-		if name == filepath.Base(c.store.layout.links()) {
+func (s *Store) Entries(yield func(name string) error) error {
+	return listDir(s.layout.store, func(name string) error {
+		if name == filepath.Base(s.layout.links()) {
 			return nil
 		}
 		return yield(name)
@@ -181,3 +181,34 @@ func (s *Store) StateDir() string { return s.layout.state }
 
 // ReadOnly tells whether the store was opened for reading only.
 func (s *Store) ReadOnly() bool { return s.opts.ReadOnly }
+
+// LockFile locks a file that names nothing else, as the lock of a profile, and waits
+// for others who have it locked. The file is there while somebody holds or wants it.
+// The caller calls release. (Nix: PathLocks.)
+func (s *Store) LockFile(ctx context.Context, name string) (release func() error, err error) {
+	if err := s.changes(); err != nil {
+		return nil, err
+	}
+	for {
+		f, err := openLock(name)
+		if err != nil {
+			return nil, explain(err)
+		}
+		linked := false
+		if err = pollFlock(ctx, f, lockExclusive); err == nil {
+			linked, err = isLinked(f)
+		}
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		if linked {
+			return func() error {
+				err := os.Remove(name)
+				// A sign for those who opened it before.
+				_, werr := f.WriteString("d")
+				return errors.Join(err, werr, f.Close())
+			}, nil
+		}
+		f.Close()
+	}
+}
