@@ -25,16 +25,19 @@ const (
 // any file.
 func completeArguments(root *cobra.Command) {
 	for path, complete := range map[string]cobra.CompletionFunc{
-		"build":           completeDerivations,
-		"log":             completeStorePaths,
-		"derivation show": completeStorePaths,
-		"derivation add":  derivationFiles,
-		"store info":      completeStorePaths,
-		"store dump":      completeStorePaths,
-		"store verify":    cobra.NoFileCompletions,
-		"gc":              completeStorePaths,
-		"gc roots":        cobra.NoFileCompletions,
-		"doctor":          cobra.NoFileCompletions,
+		"build":               completeDerivations,
+		"log":                 completeStorePaths,
+		"derivation show":     completeStorePaths,
+		"derivation add":      derivationFiles,
+		"store info":          completeStorePaths,
+		"store dump":          completeStorePaths,
+		"store verify":        cobra.NoFileCompletions,
+		"store optimise":      cobra.NoFileCompletions,
+		"store du":            completeStorePaths,
+		"store diff-closures": completeStorePaths,
+		"gc":                  completeStorePaths,
+		"gc roots":            cobra.NoFileCompletions,
+		"doctor":              cobra.NoFileCompletions,
 	} {
 		c, _, err := root.Find(strings.Fields(path))
 		if err != nil || c.CommandPath() != root.Name()+" "+path {

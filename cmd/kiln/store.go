@@ -16,7 +16,8 @@ import (
 
 func storeCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{Use: "store", Short: "Look at a store, add to it, check it"}
-	c.AddCommand(storeInfoCommand(g), storeDumpCommand(g), storeRestoreCommand(), storeAddCommand(g), storeVerifyCommand(g))
+	c.AddCommand(storeInfoCommand(g), storeDumpCommand(g), storeRestoreCommand(), storeAddCommand(g), storeVerifyCommand(g),
+		storeOptimiseCommand(g), storeDuCommand(g), storeDiffCommand(g))
 	return c
 }
 
@@ -201,29 +202,5 @@ func storeAddCommand(g *globals) *cobra.Command {
 	c.Flags().StringVarP(&name, "name", "n", "", "the name of the store object; the file's own by default")
 	c.Flags().StringVar(&mode, "mode", "nar", "what is hashed: nar (the archive), flat or text (the bytes of one file)")
 	c.Flags().StringVar(&algo, "hash-algo", "sha256", "the hash function")
-	return c
-}
-
-func storeVerifyCommand(g *globals) *cobra.Command {
-	var contents bool
-	c := &cobra.Command{
-		Use:   "verify",
-		Short: "Check that the store is what its database says",
-		Long:  "Checks that every valid object is there, and with --check-contents that its content has the hash that it was registered with. The exit code is 1 if anything is wrong.",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return g.withStore(c.Context(), false, func(_ *configuration, st *local.Store) error {
-				problems, err := st.Verify(c.Context(), local.VerifyOptions{
-					CheckContents: contents,
-					Problem:       func(p local.Problem) { fmt.Fprintf(os.Stderr, "error: %v\n", p) },
-				})
-				if err == nil && problems > 0 {
-					err = &exitError{code: 1, err: fmt.Errorf("the store has %d problems", problems)}
-				}
-				return err
-			})
-		},
-	}
-	c.Flags().BoolVar(&contents, "check-contents", false, "hash the content of every object")
 	return c
 }
