@@ -36,6 +36,8 @@ type Options struct {
 	// Report, if not nil, is told of what is strange or could not be done, and stopped
 	// nothing else.
 	Report func(Problem)
+
+	batch int // instead of the usual one
 }
 
 // A Result says what a collection did.
@@ -75,6 +77,9 @@ func Collect(ctx context.Context, st *local.Store, opts Options) (*Result, error
 	c := &collector{store: st, opts: opts, result: &Result{}}
 	if c.opts.Report == nil {
 		c.opts.Report = func(Problem) {}
+	}
+	if opts.batch == 0 {
+		c.opts.batch = batch
 	}
 	if opts.Only != nil && len(opts.Only) == 0 {
 		return c.result, nil
@@ -215,7 +220,7 @@ func (c *collector) strays(ctx context.Context) error {
 			return err
 		}
 	}
-	for part := range slices.Chunk(strays, batch) {
+	for part := range slices.Chunk(strays, c.opts.batch) {
 		if c.full() {
 			return nil
 		}
@@ -236,7 +241,7 @@ func (c *collector) sweep(ctx context.Context, dead []uint32) error {
 		}
 		var part []nix.StorePath
 		room := c.left()
-		for len(dead) > 0 && len(part) < batch && room >= 0 {
+		for len(dead) > 0 && len(part) < c.opts.batch && room >= 0 {
 			object := dead[0]
 			dead = dead[1:]
 			if c.marks.Live(object) {
