@@ -55,7 +55,10 @@ func (s *Store) addRoot(ctx context.Context, link string, p nix.StorePath) error
 	if err := replaceLink(s.Dir().Join(p), link); err != nil {
 		return err
 	}
-	return s.registerLink(link)
+	if err := s.registerLink(link); err != nil {
+		return err
+	}
+	return s.roots.insist(ctx, p)
 }
 
 // replaceLink makes a symlink, or makes the one that is there lead elsewhere, in

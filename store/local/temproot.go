@@ -137,6 +137,37 @@ func (t *tempRoots) write(ctx context.Context, paths []nix.StorePath) error {
 	}
 }
 
+// insist tells a collector that runs of roots, whether or not they have been told of.
+// Nix's collectors read temporary roots after permanent ones: one that has looked for
+// the latter just before somebody made one, and looks for the former when he has
+// ended, would see neither.
+func (t *tempRoots) insist(ctx context.Context, paths ...nix.StorePath) error {
+	select {
+	case _, ok := <-t.turn:
+		if !ok {
+			return errClosed
+		}
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { t.turn <- struct{}{} }()
+	if err := t.open(); err != nil {
+		return explain(err)
+	}
+	for {
+		free, err := tryFlock(t.gcLock, lockShared)
+		if err != nil {
+			return err
+		}
+		if free {
+			return flock(t.gcLock, unlocked)
+		}
+		if known, err := t.tell(ctx, paths); known || err != nil {
+			return err
+		}
+	}
+}
+
 // open makes the file. Its name begins with the number of the process, which is
 // how collectors call it; the rest makes it this store's own, in whatever process
 // namespace.
