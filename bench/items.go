@@ -34,6 +34,8 @@ type item struct {
 	runs int
 	// valid builds everything before the clock starts.
 	valid bool
+	// chore makes work of another kind than building, in the place of expr.
+	chore func(b *bench, n int) (*chore, error)
 	aim   aim
 }
 
@@ -57,6 +59,8 @@ var items = []item{
 	{name: scannerItem, what: "an output of 64 MiB of text made to slow a search for references down", expr: "hashes", size: 64, jobs: 1, alone: "hashes"},
 	{name: "recursive-builds", what: "a builder that has Nix build 20 derivations", expr: "recursive-builds", size: 20, jobs: 1, options: recursion, aim: aim{wall: 0.5}},
 	{name: "recursive-adds", what: "a builder that adds 200 files", expr: "recursive-adds", size: 200, jobs: 1, options: recursion},
+	{name: "gc", what: "deleting 20,000 objects and keeping 5,000", chore: garbage, size: 20000, jobs: 1, rounds: 3, aim: aim{wall: 0.5}},
+	{name: "gc-roots", what: "roots of 2,000 processes that map 50 files each", chore: mappings, size: 2000, jobs: 1, rounds: 3, aim: aim{wall: 0.5}},
 	{name: "start", what: "asking for an output that is there", expr: "trivial", size: 1, per: 10, jobs: 1, runs: 10, valid: true},
 }
 

@@ -111,6 +111,9 @@ type row struct {
 // measure measures an item with all subjects in turns. After a failure it goes
 // no further: there is nothing to compare.
 func (b *bench) measure(it item, subjects []*subject) row {
+	if it.chore != nil {
+		return b.measureChore(it, subjects)
+	}
 	r := row{item: it, unit: it.unit(b.scale), units: it.scaled(b.scale), costs: map[string][]cost{}}
 	f, err := b.fixture(it)
 	if err != nil {
