@@ -31,3 +31,4 @@ func SetMtime(int, int64) error                               { return errors.Er
 func SetMtimeAt(int, string, int64) error                     { return errors.ErrUnsupported }
 func List(int, []byte, func(name []byte, t Type) error) error { return errors.ErrUnsupported }
 func Rewind(int) error                                        { return errors.ErrUnsupported }
+func IsRoot() bool                                            { return false }

@@ -191,3 +191,7 @@ func Chmod(dir int, name string, perm uint32) error {
 	}
 	return retry(func() error { return chmodAt(dir, name, perm) })
 }
+
+// IsRoot tells whether this process may nearly always change files whatever their
+// permissions say.
+func IsRoot() bool { return unix.Geteuid() == 0 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"github.com/kilnbuild/kiln/internal/dirfd"
@@ -15,10 +16,9 @@ const (
 	maxOpen  = 32      // directories open at once; deeper ones are moved to the top
 	listRoom = 8 << 10 // bytes of directory listing, for each open directory
 
-	// A racing process can undo every step. These bound the repetitions, far
-	// above what any quiet tree needs.
-	maxTries  = 100 // at one entry that keeps changing its type or filling up
-	maxPasses = 100 // over one directory in which new entries keep appearing
+	// A racing process can undo every step. This bounds the repetitions at one entry
+	// that keeps changing its type or filling up, far above what any quiet tree needs.
+	maxTries = 100
 )
 
 // RemoveTree deletes what path names, and all below it. The last element of
@@ -62,7 +62,7 @@ func remove(dir int, name, shown string, unlinked func(*dirfd.Stat)) error {
 }
 
 // remover is one deletion. The directories on the way to where it is are open,
-// in the frames of entry and clear; rooms has a listing buffer for each.
+// in the frames of entry and clear, each of which has room to list it.
 type remover struct {
 	path  string // of the entry it is at, for errors
 	depth int    // number of directories open
@@ -71,7 +71,6 @@ type remover struct {
 	named int    // the last number used in a name for that
 	// unlinked is told of each file, if it is not nil.
 	unlinked func(*dirfd.Stat)
-	rooms    [maxOpen][]byte
 	stat     dirfd.Stat
 	err      error
 }
@@ -96,6 +95,9 @@ func (r *remover) entry(dir int, name string, t dirfd.Type) bool {
 			// What the call answers for a directory differs between systems.
 			var s dirfd.Stat
 			if dirfd.StatAt(dir, name, &s) == nil && s.Type() != dirfd.Directory {
+				if errors.Is(err, fs.ErrPermission) && r.loosen(dir) {
+					continue
+				}
 				break
 			}
 		}
@@ -108,6 +110,8 @@ func (r *remover) entry(dir int, name string, t dirfd.Type) bool {
 			t = dirfd.Directory // it was filled again
 		case errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) || errors.Is(err, fs.ErrNotExist):
 			t = dirfd.Unknown // it was replaced
+		case errors.Is(err, fs.ErrPermission) && r.loosen(dir):
+			// Root without the rights that it nearly always has.
 		default:
 			r.fail(err)
 			return false
@@ -115,6 +119,16 @@ func (r *remover) entry(dir int, name string, t dirfd.Type) bool {
 	}
 	r.fail(err)
 	return false
+}
+
+// loosen lets the owner of an open directory of the tree change it. It tells whether
+// he could not before.
+func (r *remover) loosen(dir int) bool {
+	var s dirfd.Stat
+	if r.depth == 0 || dirfd.Fstat(dir, &s) != nil || s.Mode&0o700 == 0o700 {
+		return false
+	}
+	return dirfd.Fchmod(dir, s.Mode&0o777|0o700) == nil
 }
 
 // unlink deletes what is not a directory.
@@ -136,7 +150,7 @@ func (r *remover) unlink(dir int, name string) error {
 // that of the directory itself. If something in it stays, that has been noted,
 // and the result is false without an error.
 func (r *remover) directory(dir int, name string) (gone bool, err error) {
-	fd, err := openDir(dir, name)
+	fd, err := openDir(dir, name, r.depth == maxOpen || !root)
 	if err != nil {
 		return false, err
 	}
@@ -161,17 +175,14 @@ func (r *remover) directory(dir int, name string) (gone bool, err error) {
 // clear deletes all entries of the open directory fd. It returns false if
 // something stays, for which an error has been noted.
 func (r *remover) clear(fd int) (empty bool, err error) {
-	room := &r.rooms[r.depth-1]
-	if *room == nil {
-		*room = make([]byte, listRoom)
-	}
+	room := rooms.Get().(*[listRoom]byte)
+	defer rooms.Put(room)
 	up := r.path
 	defer func() { r.path = up }()
 	stuck := false
-	for pass := 0; pass < maxPasses; pass++ {
-		found, moved := false, r.moved
-		err := dirfd.List(fd, *room, func(entry []byte, t dirfd.Type) error {
-			found = true
+	for {
+		moved := r.moved
+		err := dirfd.List(fd, room[:], func(entry []byte, t dirfd.Type) error {
 			name := string(entry)
 			r.path = path.Join(up, name)
 			if !r.entry(fd, name, t) {
@@ -183,18 +194,18 @@ func (r *remover) clear(fd int) (empty bool, err error) {
 		switch {
 		case err != nil:
 			return false, err
-		case fd == r.top && r.moved != moved:
-			pass = 0 // there are more entries because they were moved here
 		case stuck:
 			return false, nil
-		case !found:
+		case fd != r.top || r.moved == moved:
+			// What appeared behind our back keeps the directory from being removed, and
+			// brings us here again.
 			return true, nil
 		}
+		// There are more entries because they were moved here.
 		if err := dirfd.Rewind(fd); err != nil {
 			return false, err
 		}
 	}
-	return false, syscall.ENOTEMPTY
 }
 
 // hoist moves the directory name of dir to the top of the tree, where a later
@@ -217,10 +228,16 @@ func (r *remover) hoist(dir int, name string) error {
 	return err
 }
 
-// openDir opens a directory and sees to it that its owner may change it. That
-// the latter fails, because the caller is not the owner, does not matter: then
-// the calls that need it fail.
-func openDir(dir int, name string) (int, error) {
+// root may nearly always change directories, whatever their permissions say.
+var root = dirfd.IsRoot()
+
+// rooms are to read directories into.
+var rooms = sync.Pool{New: func() any { return new([listRoom]byte) }}
+
+// openDir opens a directory and, with loosen, sees to it that its owner may change
+// it. That the latter fails, because the caller is not the owner, does not matter:
+// then the calls that need it fail.
+func openDir(dir int, name string, loosen bool) (int, error) {
 	fd, err := dirfd.OpenDirHere(dir, name)
 	if errors.Is(err, fs.ErrPermission) {
 		if dirfd.Chmod(dir, name, 0o700) != nil {
@@ -230,6 +247,9 @@ func openDir(dir int, name string) (int, error) {
 	}
 	if err != nil {
 		return -1, err
+	}
+	if !loosen {
+		return fd, nil
 	}
 	var s dirfd.Stat
 	if err := dirfd.Fstat(fd, &s); err == nil && s.Mode&0o700 != 0o700 {

@@ -75,6 +75,9 @@ func openDatabase(ctx context.Context, path string, opts databaseOptions) (*data
 	}
 	d.setup = []string{"pragma foreign_keys = 1"}
 	if !opts.readOnly {
+		// What a statement needs to undo itself would otherwise go to a file, which is
+		// cut to nothing after each deletion: half of the time that these take.
+		d.setup = append(d.setup, "pragma temp_store = memory")
 		d.setup = append(d.setup, "pragma synchronous = "+map[bool]string{false: "off", true: "normal"}[opts.sync])
 	}
 	c, err := d.open(ctx)
