@@ -11,6 +11,7 @@ import (
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/service"
+	"github.com/kilnbuild/kiln/store/gc"
 	"github.com/kilnbuild/kiln/store/local"
 )
 
@@ -21,12 +22,15 @@ type workshop struct {
 	store    *local.Store
 	executor *executor.Executor
 	passOn   *hook.Pool // nil for none
+	report   func(gc.Problem)
 	close    func() error
 }
 
 var _ service.Workshop = (*workshop)(nil)
 
-func openWorkshop(ctx context.Context, c *configuration, verbose int) (_ *workshop, err error) {
+// openWorkshop opens the configured store. report is told of what is strange in it when
+// garbage is collected.
+func openWorkshop(ctx context.Context, c *configuration, verbose int, report func(gc.Problem)) (_ *workshop, err error) {
 	st, err := c.open(ctx, false)
 	if err != nil {
 		return nil, err
@@ -45,7 +49,7 @@ func openWorkshop(ctx context.Context, c *configuration, verbose int) (_ *worksh
 		return nil, errors.Join(err, machine.Launcher.Close())
 	}
 	x := executor.New(st, machine, c.executorSettings(passOn, false))
-	return &workshop{c: c, verbose: verbose, store: st, executor: x, passOn: passOn, close: func() error {
+	return &workshop{c: c, verbose: verbose, store: st, executor: x, passOn: passOn, report: report, close: func() error {
 		err := x.Close()
 		if passOn != nil {
 			passOn.Close()
@@ -81,7 +85,10 @@ func (w *workshop) Builder(st *local.Store, s *conf.Settings, showsLogs bool) (n
 }
 
 // Collector implements service.Workshop.
-func (w *workshop) Collector(*local.Store, *conf.Settings) daemon.Collector { return nil }
+func (w *workshop) Collector(st *local.Store, s *conf.Settings) daemon.Collector {
+	own := &configuration{settings: s}
+	return &collector{store: st, keep: own.keep(), report: w.report}
+}
 
 // Close implements service.Workshop.
 func (w *workshop) Close() error { return w.close() }

@@ -92,6 +92,10 @@ func (s *Store) Collect(ctx context.Context, waiting func()) (_ *Collection, err
 func (c *Collection) Close() error {
 	var errs []error
 	c.bury.stop()
+	if c.bury.room {
+		c.store.room.leave()
+		c.bury.room = false
+	}
 	if c.server != nil {
 		errs = append(errs, c.server.close())
 	}
@@ -289,6 +293,7 @@ func (c *Collection) take(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	defer c.store.room.leave() // the collection itself stays in it
 	err = dirfd.Rename(c.dir, name, room, temp)
 	if errors.Is(err, fs.ErrPermission) {
 		// Only root moves a directory that its owner may not write to.
