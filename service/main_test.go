@@ -158,7 +158,6 @@ func stacks() string {
 	return string(b[:runtime.Stack(b, true)])
 }
 
-
 // A guest is a client.
 type guest struct {
 	t      testing.TB

@@ -27,7 +27,7 @@ type tempRoom struct {
 	store *Store
 
 	mu    sync.Mutex
-	path  string // the same each time; "" before the first one
+	path  string   // the same each time; "" before the first one
 	dir   *os.File // nil while there is none
 	count int
 	users int // what open was called for and leave was not
