@@ -77,19 +77,32 @@ func replaceLink(target, name string) error {
 // AddIndirectRoot makes whatever a symbolic link leads to a root, for as long as it
 // does. link is an absolute path of somebody who need not be trusted: nothing there is
 // touched, nor need there be anything. (Nix: gcroots/auto.)
-func (s *Store) AddIndirectRoot(_ context.Context, link string) error {
-	err := s.changes()
-	switch {
-	case err != nil:
-	case !filepath.IsAbs(link):
-		err = errors.New("it must be an absolute path")
-	default:
-		err = s.registerLink(filepath.Clean(link))
-	}
-	if err != nil {
+func (s *Store) AddIndirectRoot(ctx context.Context, link string) error {
+	if err := s.addIndirectRoot(ctx, link); err != nil {
 		return fmt.Errorf("make '%s' a root: %w", link, explain(err))
 	}
 	return nil
+}
+
+func (s *Store) addIndirectRoot(ctx context.Context, link string) error {
+	if err := s.changes(); err != nil {
+		return err
+	}
+	if !filepath.IsAbs(link) {
+		return errors.New("it must be an absolute path")
+	}
+	if err := s.registerLink(filepath.Clean(link)); err != nil {
+		return err
+	}
+	target, err := os.Readlink(link)
+	if err != nil {
+		return nil // it need not be there
+	}
+	p, _, err := s.Dir().Split(target)
+	if err != nil {
+		return nil // nor lead here
+	}
+	return s.roots.insist(ctx, p)
 }
 
 // registerLink lets collectors know of a link. The name is that which Nix gives to it,
@@ -131,5 +144,8 @@ func (s *Store) addPermRoot(ctx context.Context, link string, p nix.StorePath) e
 	if err := makeDirs(filepath.Dir(link), 0o755); err != nil {
 		return err
 	}
-	return replaceLink(s.Dir().Join(p), link)
+	if err := replaceLink(s.Dir().Join(p), link); err != nil {
+		return err
+	}
+	return s.roots.insist(ctx, p)
 }
