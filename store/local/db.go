@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"os"
-	"sync"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -36,16 +35,10 @@ type database struct {
 	setup []string // statements for each new connection
 	warn  func(error)
 
-	idle    chan *sqlite.Conn
+	idle    chan *connection
 	room    chan struct{} // a token for each connection that may yet be opened
 	writing chan struct{} // a token while nobody writes
 	closing chan struct{} // closed when the database is
-
-	// work is done by goroutines that do nothing else, one for each connection.
-	// SQLite needs a deep stack, and a goroutine keeps the one that it once had:
-	// thousands that ask and then wait for something else must not have it.
-	work    chan func()
-	workers sync.WaitGroup
 }
 
 // databaseOptions say how the file is opened.
@@ -58,8 +51,8 @@ type databaseOptions struct {
 func openDatabase(ctx context.Context, path string, opts databaseOptions) (*database, error) {
 	d := &database{
 		path: path, flags: sqlite.OpenReadWrite | sqlite.OpenURI, warn: opts.warn,
-		idle: make(chan *sqlite.Conn, maxConns), room: make(chan struct{}, maxConns),
-		writing: make(chan struct{}, 1), closing: make(chan struct{}), work: make(chan func()),
+		idle: make(chan *connection, maxConns), room: make(chan struct{}, maxConns),
+		writing: make(chan struct{}, 1), closing: make(chan struct{}),
 	}
 	d.writing <- struct{}{}
 	for range maxConns {
@@ -106,8 +99,7 @@ func openDatabase(ctx context.Context, path string, opts databaseOptions) (*data
 		return nil, d.wrap(err)
 	}
 	<-d.room
-	d.employ()
-	d.idle <- c
+	d.idle <- newConnection(c)
 	return d, nil
 }
 
@@ -154,7 +146,7 @@ func (d *database) setJournal(ctx context.Context, c *sqlite.Conn, wal bool) err
 }
 
 // get gives a connection, which put takes back.
-func (d *database) get(ctx context.Context) (*sqlite.Conn, error) {
+func (d *database) get(ctx context.Context) (*connection, error) {
 	select {
 	case <-d.closing:
 		return nil, errClosed
@@ -185,8 +177,7 @@ func (d *database) get(ctx context.Context) (*sqlite.Conn, error) {
 			d.room <- struct{}{}
 			return nil, d.wrap(err)
 		}
-		d.employ()
-		return c, nil
+		return newConnection(c), nil
 	case <-d.closing:
 		return nil, errClosed
 	case <-ctx.Done():
@@ -194,28 +185,7 @@ func (d *database) get(ctx context.Context) (*sqlite.Conn, error) {
 	}
 }
 
-func (d *database) put(c *sqlite.Conn) { d.idle <- c }
-
-// employ starts a goroutine for one more connection.
-func (d *database) employ() {
-	d.workers.Go(func() {
-		for f := range d.work {
-			f()
-		}
-	})
-}
-
-// do lets f be called where there is room for it, and waits for its end. The caller
-// has a connection, so there is somebody who has nothing else to do.
-func (d *database) do(f func() error) (err error) {
-	done := make(chan struct{})
-	d.work <- func() {
-		defer close(done)
-		err = f()
-	}
-	<-done
-	return err
-}
+func (d *database) put(c *connection) { d.idle <- c }
 
 // read lets f read. f may be called again if it failed.
 func (d *database) read(ctx context.Context, f func(*sqlite.Conn) error) error {
@@ -224,8 +194,8 @@ func (d *database) read(ctx context.Context, f func(*sqlite.Conn) error) error {
 		return err
 	}
 	defer d.put(c)
-	return d.wrap(d.do(func() error {
-		return d.retry(ctx, func() error { return f(c) })
+	return d.wrap(c.do(func() error {
+		return d.retry(ctx, func() error { return f(c.Conn) })
 	}))
 }
 
@@ -258,7 +228,7 @@ func (d *database) write(ctx context.Context, f func(*sqlite.Conn) error) error 
 		return err
 	}
 	defer d.put(c)
-	return d.wrap(d.do(func() error { return d.change(ctx, c, f) }))
+	return d.wrap(c.do(func() error { return d.change(ctx, c.Conn, f) }))
 }
 
 // change carries out one transaction.
@@ -359,14 +329,12 @@ func (d *database) close() error {
 	for range maxConns {
 		select {
 		case c := <-d.idle:
-			if cerr := c.Close(); cerr != nil {
+			if cerr := c.close(); cerr != nil {
 				err = errors.Join(err, &sqlError{cerr})
 			}
 		case <-d.room:
 		}
 	}
-	close(d.work)
-	d.workers.Wait()
 	return d.wrap(err)
 }
 

@@ -16,7 +16,8 @@ import (
 )
 
 // Store is an open store. It is safe for concurrent use, by goroutines and,
-// through locks on files, by processes.
+// through locks on files, by processes. Goroutines that are bound to a thread
+// (runtime.LockOSThread) must not use it.
 type Store struct {
 	*shared
 	roots  *tempRoots
