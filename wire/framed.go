@@ -25,35 +25,48 @@ func (f *FramedReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if err := f.begin(); err != nil {
+		return 0, err
+	}
+	n, err := f.r.br.Read(p[:min(uint64(len(p)), f.left)])
+	return n, f.took(n, err)
+}
+
+// begin sees that there is something left of a chunk, which at the end of the stream
+// there is not.
+func (f *FramedReader) begin() error {
 	if f.left == 0 && !f.done {
 		f.left = f.r.Number(math.MaxUint32)
 		f.done = f.left == 0 && f.r.err == nil
 	}
 	switch {
 	case f.r.err != nil:
-		return 0, fmt.Errorf("read framed stream: %w", f.r.err)
+		return fmt.Errorf("read framed stream: %w", f.r.err)
 	case f.done:
-		return 0, io.EOF
+		return io.EOF
 	}
-	n, err := f.r.br.Read(p[:min(uint64(len(p)), f.left)])
+	return nil
+}
+
+// took counts what was taken from a chunk.
+func (f *FramedReader) took(n int, err error) error {
 	f.left -= uint64(n)
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
 	if err != nil {
-		f.r.Fail(fmt.Errorf("read framed stream: %w", err))
-		return n, f.r.err
+		f.r.Fail(fmt.Errorf("read framed stream: %w", unexpected(err)))
+		return f.r.err
 	}
-	return n, nil
+	return nil
 }
 
 // Drain reads what is left of the stream and throws it away.
 func (f *FramedReader) Drain() error {
-	buf := make([]byte, bufferSize)
 	for {
-		if _, err := f.Read(buf); err == io.EOF {
+		if err := f.begin(); err == io.EOF {
 			return nil
 		} else if err != nil {
+			return err
+		}
+		if err := f.took(f.r.br.Discard(int(min(f.left, bufferSize)))); err != nil {
 			return err
 		}
 	}

@@ -98,10 +98,7 @@ func (r *Reader) fill(p []byte, what string) bool {
 		return false
 	}
 	if _, err := io.ReadFull(r.br, p); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		r.err = fmt.Errorf("read %s: %w", what, err)
+		r.err = fmt.Errorf("read %s: %w", what, unexpected(err))
 		return false
 	}
 	return true
@@ -109,11 +106,25 @@ func (r *Reader) fill(p []byte, what string) bool {
 
 // Uint64 reads a number.
 func (r *Reader) Uint64() uint64 {
-	var word [8]byte
-	if !r.fill(word[:], "number") {
+	if r.err != nil {
 		return 0
 	}
-	return binary.LittleEndian.Uint64(word[:])
+	word, err := r.br.Peek(8)
+	if err != nil {
+		r.err = fmt.Errorf("read number: %w", unexpected(err))
+		return 0
+	}
+	n := binary.LittleEndian.Uint64(word)
+	r.br.Discard(len(word))
+	return n
+}
+
+// unexpected is the error for a stream that ends within something.
+func unexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // Int64 reads a number that may be negative.

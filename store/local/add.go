@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/kilnbuild/kiln/internal/rmtree"
 	"github.com/kilnbuild/kiln/nix"
@@ -51,7 +52,8 @@ func (s *Store) add(ctx context.Context, info *nix.PathInfo, archive io.Reader, 
 	if err := t.check(info); err != nil {
 		return errors.Join(err, t.discard())
 	}
-	return s.settle(ctx, t, Registration{Info: *info}, opts.Repair)
+	_, err = s.settle(ctx, t, Registration{Info: *info}, opts.Repair)
+	return err
 }
 
 // checkClaims refuses an object for what is said of it, before its content is
@@ -104,8 +106,9 @@ func (t *received) check(info *nix.PathInfo) error {
 	return err
 }
 
-// settle makes a received tree a valid object, unless somebody else was faster.
-func (s *Store) settle(ctx context.Context, t *received, object Registration, replace bool) (err error) {
+// settle makes a received tree a valid object, unless somebody else was faster. It gives
+// what is known of an object that was not valid before.
+func (s *Store) settle(ctx context.Context, t *received, object Registration, replace bool) (fresh *nix.PathInfo, err error) {
 	moved := false
 	defer func() {
 		if !moved {
@@ -114,25 +117,31 @@ func (s *Store) settle(ctx context.Context, t *received, object Registration, re
 	}()
 	locks, err := s.LockPaths(ctx, []nix.StorePath{object.Info.Path}, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer locks.Release()
 	valid, err := s.isValid(ctx, object.Info.Path)
 	if err != nil || valid && !replace {
-		return err
+		return nil, err
 	}
 	if err := s.place(ctx, t.dir, t.name, object.Info.Path); err != nil {
-		return err
+		return nil, err
 	}
 	moved = true
 	t.room.leave()
 	object.Info.NARSize = t.narSize
-	err = s.Register(ctx, []Registration{object})
-	if err != nil && !valid {
-		// What is not valid is not to be seen.
-		err = errors.Join(err, s.removeBelow(s.RealPath(object.Info.Path), rmtree.RemoveAt))
+	if object.Info.RegistrationTime.IsZero() {
+		object.Info.RegistrationTime = time.Unix(time.Now().Unix(), 0) // as the database keeps it
 	}
-	return err
+	err = s.Register(ctx, []Registration{object})
+	switch {
+	case valid:
+		return nil, err
+	case err != nil:
+		// What is not valid is not to be seen.
+		return nil, errors.Join(err, s.removeBelow(s.RealPath(object.Info.Path), rmtree.RemoveAt))
+	}
+	return &object.Info, nil
 }
 
 // AddText adds a file with the given content, whose path follows from the
@@ -197,7 +206,8 @@ func (s *Store) addText(ctx context.Context, name string, content []byte, refere
 		return "", err
 	}
 	info.NARHash = t.narHash
-	return info.Path, s.settle(ctx, t, Registration{Info: info, Outputs: outputs}, false)
+	_, err = s.settle(ctx, t, Registration{Info: info, Outputs: outputs}, false)
+	return info.Path, err
 }
 
 // AddTree copies a file tree of this machine into the store, as an object whose
@@ -238,7 +248,11 @@ func (s *Store) addTree(ctx context.Context, name, path string, method nix.Conte
 	if err != nil {
 		return "", err
 	}
-	return s.settleContent(ctx, t, name, nix.ContentAddress{Method: method, Hash: nix.SumHash(algo, sum)}, nil)
+	info, err := s.settleContent(ctx, t, name, nix.ContentAddress{Method: method, Hash: nix.SumHash(algo, sum)}, nil)
+	if err != nil {
+		return "", err
+	}
+	return info.Path, nil
 }
 
 // writeFile writes the archive of a file's content, and the content to sum.
