@@ -103,7 +103,9 @@ func (s *Server) accept(ctx context.Context, listener net.Listener) {
 
 // answer speaks with one client.
 func (s *Server) answer(ctx context.Context, conn net.Conn) error {
-	return daemon.Serve(ctx, conn, daemon.Config{Store: restricted{s}, Builder: builder{s}, Trust: worker.NotTrusted})
+	client, done := onThread(conn)
+	defer done()
+	return daemon.Serve(ctx, client, daemon.Config{Store: restricted{s}, Builder: builder{s}, Trust: worker.NotTrusted})
 }
 
 func (s *Server) fail(err error) { s.cfg.Fail(err) }
