@@ -8,8 +8,6 @@ import (
 	"runtime"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A threadConn is a connection whose Read and Write occupy a thread while they wait.
@@ -18,7 +16,7 @@ import (
 // request wake three threads in turn, which takes longer than a small request itself.
 type threadConn struct {
 	*os.File
-	yielded time.Time
+	yielded time.Time // is Read's
 }
 
 // maxThreadConns bounds the threads that wait so in this process: the runtime ends a
@@ -45,7 +43,7 @@ func onThread(conn net.Conn) (_ io.ReadWriteCloser, done func()) {
 	return &threadConn{File: f, yielded: time.Now()}, done
 }
 
-// blocking gives a descriptor for a connection that the runtime does not watch.
+// blocking gives a descriptor of a connection that the runtime does not watch.
 func blocking(conn net.Conn) (f *os.File, err error) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {
@@ -57,20 +55,15 @@ func blocking(conn net.Conn) (f *os.File, err error) {
 	}
 	controlled := raw.Control(func(fd uintptr) {
 		var own int
-		if own, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err != nil {
-			return
+		if own, err = duplicate(int(fd)); err == nil {
+			f = os.NewFile(uintptr(own), "connection")
 		}
-		if err = unix.SetNonblock(own, false); err != nil {
-			unix.Close(own)
-			return
-		}
-		f = os.NewFile(uintptr(own), "connection")
 	})
 	return f, errors.Join(err, controlled)
 }
 
 // yieldEvery is half of the time for which a goroutine may do nothing but system calls
-// without being scheduled anew. Then the runtime looks after it every 20 µs.
+// without being scheduled anew. After that the runtime looks after it every 20 µs.
 const yieldEvery = 5 * time.Millisecond
 
 // Read implements io.Reader.
@@ -82,11 +75,11 @@ func (c *threadConn) Read(p []byte) (int, error) {
 	return c.File.Read(p)
 }
 
-// Close ends Read and Write, too, which closing a descriptor alone would not.
+// Close ends Read and Write, too, which closing the descriptor alone would not.
 func (c *threadConn) Close() error {
 	raw, err := c.SyscallConn()
 	if err == nil {
-		err = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
+		err = raw.Control(func(fd uintptr) { hangUp(int(fd)) })
 	}
 	return errors.Join(err, c.File.Close())
 }
