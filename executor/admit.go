@@ -74,7 +74,7 @@ func (r *request) admissible(drvPath nix.StorePath, drv *nix.Derivation, options
 	if reasons.Len() == 0 {
 		return nil
 	}
-	return nix.BuildErrorf(nix.StatusInputRejected, "Cannot build '%s'.%s", r.print(drvPath), reasons.String())
+	return nix.BuildErrorf(nix.StatusInputRejected, "Cannot build '%s'.%s", r.print(drvPath), reasons.String()).Because(nix.Failure{Kind: nix.FailureNotHere})
 }
 
 func joinNames(names []nix.OutputName) string {

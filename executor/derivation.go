@@ -49,7 +49,7 @@ func (t task) wantOutputs(ctx context.Context, drvPath nix.StorePath, wanted nix
 	if mustResolve(drv, kind, t.hasFeature(conf.CADerivations)) {
 		return t.wantResolved(ctx, drvPath, drv, kind, wanted, mode)
 	}
-	key := goalKey{kind: buildGoal, path: drvPath, mode: mode, network: t.network}
+	key := goalKey{kind: buildGoal, path: drvPath, mode: mode, network: t.network, limits: t.limits}
 	out := t.await(ctx, t.goal(key, func(ctx context.Context, t task) outcome {
 		return t.told(drvPath, t.build(ctx, drvPath, drv, kind, mode))
 	}))
@@ -112,7 +112,7 @@ func (r *request) rootOutputs(ctx context.Context, drvPath nix.StorePath, drv *n
 // wantResolved makes outputs of a derivation valid that has to be resolved first.
 // When what its inputs turn out to be has been built from before, nothing is built.
 func (t task) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, wanted nix.OutputSpec, mode nix.BuildMode) outcome {
-	key := goalKey{kind: resolveGoal, path: drvPath, mode: inputMode(mode), network: t.network}
+	key := goalKey{kind: resolveGoal, path: drvPath, mode: inputMode(mode), network: t.network, limits: t.limits}
 	resolution := t.await(ctx, t.goal(key, func(ctx context.Context, t task) outcome {
 		return t.told(drvPath, t.resolve(ctx, drvPath, drv, kind, mode))
 	}))
@@ -226,6 +226,7 @@ func (t task) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivat
 	attempt := &build.Attempt{
 		DrvPath: drvPath, Drv: &drv.BasicDerivation, Options: options, Closure: closure, Mode: mode, Log: t.log,
 		Realise: kind != nix.Impure && t.recordsRealisations(drvPath), Offline: t.network == nix.NetworkOff,
+		Limits: t.limits,
 	}
 	where := machines{here: rejection == nil, elsewhere: t.mayPassOn(drvPath, mode) && (rejection != nil || !options.PreferLocalBuild)}
 	for {
@@ -328,8 +329,9 @@ func (r *request) report(drvPath nix.StorePath, drv *nix.Derivation, done *build
 	switch {
 	case errors.As(err, &exit):
 		result.Status, result.Message = exit.Status, r.builderFailed(drvPath, drv, exit, done)
+		result.Failure = &exit.Failure
 	case errors.As(err, &failed):
-		result.Status, result.Message = failed.Status, failed.Message
+		result.Status, result.Message, result.Failure = failed.Status, failed.Message, failed.Failure
 		result.NonDeterministic = failed.Status == nix.StatusNotDeterministic
 	case err != nil:
 		return outcome{err: fmt.Errorf("build '%s': %w", r.print(drvPath), err)}

@@ -131,7 +131,7 @@ func (v *View) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildRes
 func (v *View) build(ctx context.Context, req *nix.BuildRequest, outer *goal) ([]nix.BuildResult, error) {
 	r := &request{
 		View: v, settings: &v.settings, log: req.Log, mode: req.Mode, rounds: req.Rounds, basic: req.Basic,
-		network: req.Network, outer: outer, closures: newClosures(v.store), ended: make(map[goalKey]*outcome),
+		network: req.Network, limits: req.Limits, outer: outer, closures: newClosures(v.store), ended: make(map[goalKey]*outcome),
 	}
 	r.hold.init(v.store)
 	defer r.hold.end()
@@ -152,7 +152,7 @@ func (r *request) run(ctx context.Context, paths []nix.DerivedPath) ([]nix.Build
 	errs := make([]error, len(paths))
 	wants := make([]want, len(paths))
 	for i, p := range paths {
-		wants[i] = t.goal(goalKey{kind: wantGoal, path: p.Path, outputs: p.Format("", "^"), mode: r.mode, network: r.network},
+		wants[i] = t.goal(goalKey{kind: wantGoal, path: p.Path, outputs: p.Format("", "^"), mode: r.mode, network: r.network, limits: r.limits},
 			func(ctx context.Context, t task) outcome { return t.want(ctx, p) })
 	}
 	r.awaitAll(ctx, nil, wants, func(i int, out *outcome) {
@@ -219,7 +219,7 @@ func (t task) wantPath(ctx context.Context, p nix.StorePath) outcome {
 }
 
 func failure(err *nix.BuildError) outcome {
-	return outcome{result: nix.BuildResult{Status: err.Status, Message: err.Message}}
+	return outcome{result: nix.BuildResult{Status: err.Status, Message: err.Message, Failure: err.Failure}}
 }
 
 // outcomeOf sorts an error into the two kinds of outcome.

@@ -17,6 +17,9 @@ type goalKey struct {
 	outputs string
 	mode    nix.BuildMode
 	network nix.NetworkPolicy
+	// Builders with other limits may end otherwise. The locks of the outputs see to it
+	// that what one has built is not built again.
+	limits nix.Limits
 }
 
 type goalKind uint8
@@ -89,6 +92,7 @@ type request struct {
 	rounds   int
 	basic    map[nix.StorePath]*nix.BasicDerivation
 	network  nix.NetworkPolicy
+	limits   nix.Limits
 	outer    *goal // whose builder has made the request, if any has
 
 	closures *closures

@@ -49,6 +49,10 @@ type BuildRequest struct {
 	Rounds int
 	// Network says what becomes of derivations whose builders reach the network.
 	Network NetworkPolicy
+	// Limits hold for each builder that runs for the request, besides those of the
+	// settings and of the derivation: the tightest of them counts. Builders that other
+	// requests have started already keep their own.
+	Limits Limits
 	// Log takes what builders print and what happens to the request. It may be
 	// nil. It is called from many goroutines.
 	Log LogSink
@@ -141,6 +145,8 @@ type BuildResult struct {
 	Nested []NestedBuild
 	// KeptBuildDir is where a failed build's directory was kept, "" for nowhere.
 	KeptBuildDir string
+	// Failure says more of a failure than Status, where there is more to say: see Why.
+	Failure *Failure
 }
 
 // OwnMessage is Message without CauseMessages.
@@ -185,7 +191,8 @@ type FileDifference struct {
 // for: it becomes a BuildResult and not an error of the Builder.
 type BuildError struct {
 	Status  BuildStatus
-	Message string // in full, ready to print
+	Message string   // in full, ready to print
+	Failure *Failure // nil where Status says it all
 }
 
 func (e *BuildError) Error() string { return e.Message }
@@ -193,6 +200,12 @@ func (e *BuildError) Error() string { return e.Message }
 // BuildErrorf makes a BuildError.
 func BuildErrorf(status BuildStatus, format string, args ...any) *BuildError {
 	return &BuildError{Status: status, Message: fmt.Sprintf(format, args...)}
+}
+
+// Because adds to the error what kind of failure it is.
+func (e *BuildError) Because(f Failure) *BuildError {
+	e.Failure = &f
+	return e
 }
 
 // ExitStatus is the exit code that Nix's commands give for failures of these
@@ -220,6 +233,17 @@ func ExitStatus(failures ...BuildStatus) int {
 type Resources struct {
 	UserTime, SystemTime time.Duration
 	MaxRSS               int64 // bytes, of the largest process
+	// Group has what only a control group counts; nil where the builder had none.
+	Group *GroupResources
+}
+
+// GroupResources is what all processes of a builder used together.
+type GroupResources struct {
+	Memory, PeakMemory    int64 // bytes, with what the kernel keeps for them; Memory is 0 at the end
+	Processes             int64 // at the moment
+	ReadBytes, WriteBytes int64 // of block devices
+	// How long at least one of them could not go on for want of the resource (PSI).
+	CPUStall, MemoryStall, IOStall time.Duration
 }
 
 // Isolation says what kept a builder apart from the machine: what was asked for

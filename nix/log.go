@@ -35,6 +35,7 @@ const (
 	EventPlanned                         // there is a goal, and it waits for Inputs
 	EventFetching                        // the object Path begins to come from elsewhere: Message says from where; Expected
 	EventTransfer                        // Done bytes have come, of Expected, for the goal Path: Message says what, if it is not Path itself
+	EventResources                       // what the builder has used so far: Resources
 )
 
 // Event is one thing that happened to a goal. It is passed by value, and takers
@@ -51,4 +52,5 @@ type Event struct {
 	// Done and Expected count bytes (EventFetching, EventTransfer). Expected is 0
 	// when nobody knows.
 	Done, Expected uint64
+	Resources      *Resources // EventResources; nobody changes it
 }

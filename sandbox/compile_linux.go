@@ -19,6 +19,9 @@ type Facts struct {
 	LandlockABI int
 	// IPv6 says that the kernel has it.
 	IPv6 bool
+	// Groups is how many entrances of control groups come with the program, after all
+	// other descriptors.
+	Groups int
 }
 
 func call(name string, number uintptr) program.Call { return program.Call{Name: name, Number: number} }
@@ -67,6 +70,7 @@ type compiler struct {
 // descriptors.
 func (c *compiler) begin() {
 	c.p.Begin()
+	c.enterGroups()
 	if c.s.Isolation == Full && c.s.Network == NetworkUser {
 		c.handOver() // early: the network comes while the rest is made
 	}
@@ -77,6 +81,18 @@ func (c *compiler) begin() {
 	_, key := c.p.Add("start a session keyring", call("keyctl", unix.SYS_KEYCTL),
 		program.Named(uint(unix.KEYCTL_JOIN_SESSION_KEYRING), "KEYCTL_JOIN_SESSION_KEYRING"), program.Null)
 	key.AnyError = true // not every kernel or container has keyrings
+}
+
+// enterGroups puts the process into its control groups, before it takes anything of the
+// machine. Each descriptor is one's cgroup.procs; 0 means whoever writes it.
+func (c *compiler) enterGroups() {
+	first := fdStderr + 1
+	if c.s.Isolation == Full && c.s.Network == NetworkUser {
+		first = fdNetwork + 1
+	}
+	for i := range c.f.Groups {
+		c.p.Add("enter the control group", call("write", unix.SYS_WRITE), program.Descriptor(first+i), program.Bytes([]byte("0"), `"0"`), program.Number(1))
+	}
 }
 
 // network brings the loopback interface of a network of its own up.

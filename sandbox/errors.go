@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+
+	"github.com/kilnbuild/kiln/sandbox/cgroup"
 )
 
 // ErrInterrupted says that the launcher ended while a program ran, and the
@@ -40,6 +42,17 @@ func (e *ExecError) Error() string {
 }
 
 func (e *ExecError) Unwrap() error { return e.Errno }
+
+// LimitError says that a limit of a Spec that insists on it is not enforced.
+type LimitError struct {
+	Name     string // of the Spec
+	Resource cgroup.Resource
+	Why      string
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("limit the %s of '%s': %s", e.Resource, e.Name, e.Why)
+}
 
 // capitalised is an error number's text as the C library has it.
 func capitalised(e syscall.Errno) string {

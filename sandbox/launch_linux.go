@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kilnbuild/kiln/mountns"
+	"github.com/kilnbuild/kiln/sandbox/cgroup"
 	"github.com/kilnbuild/kiln/sandbox/launcher"
 	"github.com/kilnbuild/kiln/sandbox/program"
 	"golang.org/x/sys/unix"
@@ -26,13 +27,15 @@ type Launcher struct {
 	closed bool
 	conn   *conn // nil until it is needed, and after it broke
 
+	groups *cgroup.Parent
+
 	// Whether user namespaces can be made, once that was tried.
 	userNSKnown bool
 	userNSErr   error
 }
 
 // NewLauncher makes a launcher. No process is started yet.
-func NewLauncher() *Launcher { return &Launcher{} }
+func NewLauncher() *Launcher { return &Launcher{groups: cgroup.NewParent()} }
 
 // Close ends the launcher process and everything that it started. It returns when
 // they are gone.
@@ -40,12 +43,12 @@ func (l *Launcher) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	if l.conn == nil {
-		return nil
+	var err error
+	if l.conn != nil {
+		err = l.conn.close()
+		l.conn = nil
 	}
-	err := l.conn.close()
-	l.conn = nil
-	return err
+	return errors.Join(err, l.groups.Close())
 }
 
 // get gives the connection to a launcher process that lives.
@@ -110,6 +113,14 @@ func (l *Launcher) Start(ctx context.Context, s *Spec, stdio Stdio) (*Process, e
 		}
 	}
 	facts := hostFacts()
+	group, err := l.group(s)
+	if err != nil {
+		return nil, err
+	}
+	if group != nil {
+		facts.Groups = len(group.Entrances())
+		descriptors = append(descriptors, group.Entrances()...)
+	}
 	p := compile(s, mounts, facts)
 	request := launcher.Request{CloneFlags: s.cloneFlags()}
 	if s.Isolation == Full && s.Users.Namespace {
@@ -134,15 +145,34 @@ func (l *Launcher) Start(ctx context.Context, s *Spec, stdio Stdio) (*Process, e
 		proc, err = l.launch(ctx, s.Name, p, request, descriptors)
 	}
 	if err != nil {
+		if group != nil {
+			err = errors.Join(err, group.Close())
+		}
 		return nil, err
 	}
-	proc.report = report(s, facts)
+	proc.group = group
+	proc.report = report(s, facts, group)
 	if request.Siblings != 0 {
 		if err := proc.takeNamespace(l, s); err != nil {
 			return nil, errors.Join(err, proc.discard())
 		}
 	}
 	return proc, nil
+}
+
+// group makes the control group of a Spec, nil if it asks for none.
+func (l *Launcher) group(s *Spec) (*cgroup.Group, error) {
+	if !s.grouped() {
+		return nil, nil
+	}
+	g, err := l.groups.Create(s.Limits)
+	if err != nil {
+		return nil, fmt.Errorf("start '%s': %w", s.Name, err)
+	}
+	if lacks := g.Lacks(); s.RequireLimits && len(lacks) > 0 {
+		return nil, errors.Join(&LimitError{Name: s.Name, Resource: lacks[0].Resource, Why: lacks[0].Why}, g.Close())
+	}
+	return g, nil
 }
 
 // Run carries out a program of system calls in a plain fork of the launcher, and
@@ -233,7 +263,7 @@ func (l *Launcher) launch(ctx context.Context, name string, p *program.Program, 
 	defer memory.Close()
 	request.Size = uint64(len(code))
 	proc := &Process{
-		name: name, steps: p, group: request.KillGroup != 0,
+		name: name, steps: p, processGroup: request.KillGroup != 0,
 		started: make(chan error, 1), exited: make(chan struct{}),
 	}
 	if err := l.send(proc, &request, append([]*os.File{memory}, descriptors...)); err != nil {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/kilnbuild/kiln/mountns"
+	"github.com/kilnbuild/kiln/sandbox/cgroup"
 )
 
 // Launcher starts programs. On this system they are not isolated: Specs that ask
@@ -80,6 +81,9 @@ func (l *Launcher) Start(_ context.Context, s *Spec, stdio Stdio) (*Process, err
 	if s.Isolation != None {
 		return nil, fmt.Errorf("start '%s': isolation is not available on this system; set `sandbox = false` to build without it", s.Name)
 	}
+	if wanted := s.Limits.Wanted(); s.RequireLimits && len(wanted) > 0 {
+		return nil, &LimitError{Name: s.Name, Resource: wanted[0], Why: noGroups}
+	}
 	cmd := exec.Command(s.Path)
 	cmd.Args, cmd.Env, cmd.Dir = s.Args, s.Env, s.Dir
 	if stdio.Stdin != nil {
@@ -107,7 +111,7 @@ func (l *Launcher) Start(_ context.Context, s *Spec, stdio Stdio) (*Process, err
 		}
 		return nil, err
 	}
-	p := &Process{name: s.Name, pid: cmd.Process.Pid, exited: make(chan struct{})}
+	p := &Process{name: s.Name, pid: cmd.Process.Pid, exited: make(chan struct{}), limits: s.Limits}
 	l.running[p] = true
 	go func() {
 		// How it ended is in the state, whatever the error says.
@@ -138,7 +142,13 @@ type Process struct {
 	pid    int
 	exited chan struct{}
 	exit   Exit
+	limits cgroup.Limits
 }
+
+const noGroups = "there are control groups on Linux only"
+
+// Usage says that nothing is counted.
+func (p *Process) Usage() (usage cgroup.Usage, ok bool) { return usage, false }
 
 // Wait waits for the end of the program.
 func (p *Process) Wait(ctx context.Context) (Exit, error) {
@@ -161,7 +171,11 @@ func (p *Process) Kill() error {
 
 // Report says that nothing keeps the program apart from the machine.
 func (p *Process) Report() Report {
-	return Report{Level: string(None), Layers: []Layer{{Name: "isolation", Asked: "none", InForce: "none", Why: "this system has none"}}}
+	layers := []Layer{{Name: "isolation", Asked: "none", InForce: "none", Why: "this system has none"}}
+	for _, l := range limitTexts(p.limits) {
+		layers = append(layers, Layer{Name: string(l.of) + " limit", Asked: l.text, InForce: "not enforced", Why: noGroups})
+	}
+	return Report{Level: string(None), Layers: layers}
 }
 
 // Namespace is nil: nothing can be attached.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kilnbuild/kiln/mountns"
+	"github.com/kilnbuild/kiln/sandbox/cgroup"
 	"github.com/kilnbuild/kiln/sandbox/launcher"
 	"github.com/kilnbuild/kiln/sandbox/program"
 	"golang.org/x/sys/unix"
@@ -19,10 +20,13 @@ import (
 // Process is a program that a Launcher started. It is safe for concurrent use.
 // Wait must be called until it gives the end.
 type Process struct {
-	name   string
-	steps  *program.Program
-	group  bool // it has the machine's processes in its process group
-	report Report
+	name  string
+	steps *program.Program
+	// processGroup says that its process group is to be killed with it: it has no pid
+	// namespace.
+	processGroup bool
+	report       Report
+	group        *cgroup.Group // nil for most
 	// network serves the program and ends with it; nil for most.
 	network *wayOut
 
@@ -49,10 +53,26 @@ func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	case <-ctx.Done():
 		return Exit{}, context.Cause(ctx)
 	}
-	if p.network != nil && p.network.lost != nil {
-		return p.exit, p.network.lost
+	exit := p.exit
+	if p.group != nil {
+		// One that cannot be removed yet is removed with the launcher's others.
+		p.group.Close()
+		usage := p.group.Usage()
+		exit.Group = &usage
 	}
-	return p.exit, p.err
+	if p.network != nil && p.network.lost != nil {
+		return exit, p.network.lost
+	}
+	return exit, p.err
+}
+
+// Usage is what the program has used so far with everything that it started; ok is false
+// if it has no control group to count it.
+func (p *Process) Usage() (usage cgroup.Usage, ok bool) {
+	if p.group == nil || !p.group.Counts() {
+		return usage, false
+	}
+	return p.group.Usage(), true
 }
 
 // over is closed when the program has ended and there is no network for it any more.
@@ -118,7 +138,7 @@ func (p *Process) orphaned() {
 		return // it dies with the launcher
 	}
 	fd := int(p.pidfd.Fd())
-	if p.group && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, killPIDGroup) == nil {
+	if p.processGroup && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, killPIDGroup) == nil {
 		return
 	}
 	unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
@@ -183,6 +203,9 @@ func (p *Process) takeNamespace(runner mountns.Runner, s *Spec) error {
 func (p *Process) discard() error {
 	err := p.Kill()
 	<-p.over()
+	if p.group != nil {
+		err = errors.Join(err, p.group.Close())
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	closeFiles(p.received)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/kilnbuild/kiln/mountns"
+	"github.com/kilnbuild/kiln/sandbox/cgroup"
 )
 
 const (
@@ -16,7 +17,8 @@ const (
 )
 
 // report derives the isolation report of a program that runs.
-func report(s *Spec, f Facts) Report {
+// g is its control group, nil for none.
+func report(s *Spec, f Facts, g *cgroup.Group) Report {
 	r := &Report{}
 	full := s.Isolation == Full
 	wanted := full || s.Fallback != ""
@@ -41,7 +43,7 @@ func report(s *Spec, f Facts) Report {
 		r.layer("capabilities", choose(wanted, "none", host), choose(full, "none", host), s.Fallback)
 	}
 	r.landlock(s, f)
-	r.layer("cgroup", "not asked for", "none", "")
+	r.group(s, g)
 
 	r.Level = string(Full)
 	switch {
@@ -99,6 +101,28 @@ func (r *Report) user(s *Spec) {
 		r.layer("user namespace", private, private, m)
 	default:
 		r.layer("user namespace", private, host, fmt.Sprintf("this machine has no user namespaces for us; runs as %d:%d", u.OutsideUID, u.OutsideGID))
+	}
+}
+
+// group tells of the control group and of every limit that was asked for.
+func (r *Report) group(s *Spec, g *cgroup.Group) {
+	switch {
+	case g == nil:
+		r.layer("cgroup", "not asked for", "none", "")
+		return
+	case !g.Counts():
+		r.layer("cgroup", private, "none", "this process can make none on this machine")
+	default:
+		r.layer("cgroup", private, private, "")
+	}
+	for _, l := range limitTexts(s.Limits) {
+		inForce, why := l.text, ""
+		for _, lack := range g.Lacks() {
+			if lack.Resource == l.of {
+				inForce, why = "not enforced", lack.Why
+			}
+		}
+		r.layer(string(l.of)+" limit", l.text, inForce, why)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/kilnbuild/kiln/mountns"
+	"github.com/kilnbuild/kiln/sandbox/cgroup"
 )
 
 // Isolation says whether a Spec's program is isolated at all.
@@ -69,7 +70,17 @@ type Spec struct {
 	AllowNewPrivileges bool        `json:"allowNewPrivileges,omitempty"`
 	AllowUserNS        bool        `json:"allowUserNS,omitempty"` // the program may make user namespaces of its own
 	Personality        Personality `json:"personality"`
+
+	// Group runs the program in a control group of its own, also without Limits. A
+	// machine that has none, or not all that Limits need, runs it nevertheless, and the
+	// report says so, unless RequireLimits is set.
+	Group         bool          `json:"group,omitempty"`
+	Limits        cgroup.Limits `json:"limits,omitzero"`
+	RequireLimits bool          `json:"requireLimits,omitempty"`
 }
+
+// grouped tells whether a program is to have a control group.
+func (s *Spec) grouped() bool { return s.Group || s.Limits != cgroup.Limits{} }
 
 // Users says who the program is, outside and inside. The zero value of Namespace
 // keeps the outside ids inside.

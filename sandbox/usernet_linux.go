@@ -57,7 +57,7 @@ func (l *Launcher) launchNetworked(ctx context.Context, name string, n UserNetwo
 		}
 		joined <- err
 	}()
-	proc, err := l.launch(ctx, name, p, request, append(descriptors, theirs))
+	proc, err := l.launch(ctx, name, p, request, slices.Insert(slices.Clone(descriptors), fdNetwork, theirs))
 	if err != nil {
 		cancel(err) // before what is to be joined is missed
 	}

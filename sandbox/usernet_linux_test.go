@@ -383,7 +383,7 @@ func TestReportOfNetwork(t *testing.T) {
 	} {
 		s := goldenSpec()
 		c.change(s)
-		r := report(s, Facts{LandlockABI: landlockScopes})
+		r := report(s, Facts{LandlockABI: landlockScopes}, nil)
 		for _, layer := range r.Layers {
 			if layer.Name == "network" && layer != c.want {
 				t.Errorf("the report says %+v, want %+v", layer, c.want)

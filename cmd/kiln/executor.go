@@ -84,9 +84,7 @@ func (c *configuration) attemptSettings() build.Settings {
 		AllowNewPrivileges: s.AllowNewPrivileges,
 		ImpersonateLinux26: s.ImpersonateLinux26,
 		KeepFailed:         s.KeepFailed,
-		Timeout:            s.Timeout,
-		MaxSilentTime:      s.MaxSilentTime,
-		MaxLogSize:         int64(s.MaxBuildLogSize),
+		UseCgroups:         s.UseCgroups,
 		LogLines:           s.LogLines,
 		DiscardLog:         !s.KeepBuildLog,
 		ImpureEnv:          s.ImpureEnv,
@@ -97,6 +95,11 @@ func (c *configuration) attemptSettings() build.Settings {
 		Hooks:                 c.hooks(),
 		UserNetwork:           c.userNetwork(),
 		NestedNetwork:         nestedNetwork(s.RecursiveNixFixedOutput),
+		Limits: nix.Limits{
+			Memory: int64(s.BuildMemoryMax), Processes: int64(s.BuildProcessesMax), CPUWeight: uint64(s.BuildCPUWeight), CPUQuota: uint64(s.BuildCPUQuota),
+			Timeout: s.Timeout, MaxSilent: s.MaxSilentTime, Log: int64(s.MaxBuildLogSize),
+			Output: int64(s.BuildOutputMax), BuildDir: int64(s.BuildDirMax), Require: s.RequireLimits,
+		},
 	}
 	if len(s.SecretKeyFiles) > 0 {
 		a.Sign = func(info *nix.PathInfo) ([]string, error) { return c.sign(info) }

@@ -9,7 +9,6 @@ import (
 // notYet are settings that this version reads but does not act on. Whoever gave
 // one is told, since a build may otherwise not be what they think it is.
 var notYet = []string{
-	"use-cgroups", "require-limits",
 	"external-builders",
 	"sync-before-registering", "substituters",
 	"min-free", "max-free",

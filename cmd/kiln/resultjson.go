@@ -22,6 +22,8 @@ type resultJSON struct {
 	UserTime         float64           `json:"cpuUser,omitempty"`   // seconds
 	SystemTime       float64           `json:"cpuSystem,omitempty"` // seconds
 	MaxRSS           int64             `json:"maxRSS,omitempty"`    // bytes
+	Group            *groupJSON        `json:"group,omitempty"`
+	Failure          *failureJSON      `json:"failure,omitempty"`
 	KeptBuildDir     string            `json:"keptBuildDir,omitempty"`
 	NonDeterministic bool              `json:"isNonDeterministic"`
 	Differences      []differenceJSON  `json:"differences,omitempty"`
@@ -30,6 +32,45 @@ type resultJSON struct {
 	Isolation        *isolationJSON    `json:"isolation,omitempty"`
 	// Nested has what the builder asked for by recursive Nix, in the order of the ends.
 	Nested []nestedJSON `json:"nested,omitempty"`
+}
+
+// failureJSON says why there are no outputs.
+type failureJSON struct {
+	Kind                string `json:"kind"`
+	Code                int    `json:"code,omitempty"` // exit code or signal
+	Limit               int64  `json:"limit,omitempty"`
+	Peak                int64  `json:"peak,omitempty"`
+	RetryHelps          bool   `json:"retryHelps"`
+	AnotherMachineHelps bool   `json:"anotherMachineHelps"`
+}
+
+// groupJSON is what a control group counted.
+type groupJSON struct {
+	PeakMemory  int64   `json:"peakMemory"`
+	ReadBytes   int64   `json:"readBytes"`
+	WriteBytes  int64   `json:"writeBytes"`
+	CPUStall    float64 `json:"cpuStall"` // seconds
+	MemoryStall float64 `json:"memoryStall"`
+	IOStall     float64 `json:"ioStall"`
+}
+
+func groupOf(r *nix.Resources) *groupJSON {
+	if r == nil || r.Group == nil {
+		return nil
+	}
+	g := r.Group
+	return &groupJSON{
+		PeakMemory: g.PeakMemory, ReadBytes: g.ReadBytes, WriteBytes: g.WriteBytes,
+		CPUStall: g.CPUStall.Seconds(), MemoryStall: g.MemoryStall.Seconds(), IOStall: g.IOStall.Seconds(),
+	}
+}
+
+func failureOf(r *nix.BuildResult) *failureJSON {
+	f := r.Why()
+	if f.Kind == nix.FailureNone {
+		return nil
+	}
+	return &failureJSON{Kind: f.Kind.String(), Code: f.Code, Limit: f.Limit, Peak: f.Peak, RetryHelps: f.RetryHelps(), AnotherMachineHelps: f.AnotherMachineHelps()}
 }
 
 type nestedJSON struct {
@@ -78,6 +119,7 @@ func printResultsJSON(w *os.File, dir nix.StoreDir, results []nix.BuildResult) e
 			Status: r.Status.String(), Success: r.Status.Success(), Message: r.Message, TimesBuilt: r.TimesBuilt,
 			KeptBuildDir: r.KeptBuildDir, NonDeterministic: r.NonDeterministic, Hint: hint(&r),
 			Differences: differencesJSON(dir, r.Differences),
+			Group:       groupOf(r.Resources), Failure: failureOf(&r),
 		}
 		for _, cause := range r.Causes {
 			j.Causes = append(j.Causes, cause.String())

@@ -343,14 +343,24 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 		r.recursion.serve(ctx, log, process.Namespace(), stop)
 		defer r.recursion.close()
 	}
-	exit, err := supervise(ctx, process, pty.Master, log, limits{timeout: s.Timeout, maxSilent: s.MaxSilentTime, maxLog: s.MaxLogSize})
+	lim := a.limits(s)
+	exit, err := supervise(ctx, process, pty.Master, log, lim, r.watches(lim))
 	shown.Flush()
 	result.LogTail = tail.Lines()
 	result.Resources = &nix.Resources{UserTime: exit.UserTime, SystemTime: exit.SystemTime, MaxRSS: exit.MaxRSS}
+	if exit.Group != nil {
+		result.Resources.Group = groupResources(exit.Group)
+		result.Resources.Group.Memory = 0
+	}
 	if err != nil {
 		return r.stopped(err)
 	}
-	failed := r.exited(exit)
+	failed := r.exited(exit, lim)
+	if failed == nil && lim.Output > 0 {
+		if err := r.checkSizes(ctx, nix.Limits{Output: lim.Output}); err != nil {
+			return r.stopped(err)
+		}
+	}
 	if err := takers.errs[0]; err != nil {
 		// A builder that failed as well says more: the disk is full for both.
 		if failed == nil {
@@ -363,6 +373,11 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 
 // startFailed sorts out why there is no builder.
 func (r *run) startFailed(err error, log io.Writer) error {
+	var limit *sandbox.LimitError
+	if errors.As(err, &limit) {
+		return nix.BuildErrorf(nix.StatusInputRejected, "cannot build '%s' with its limits: the limit of %s is not enforced on this machine: %s; the setting 'require-limits = false' builds it without",
+			r.machine.Store.Dir().Join(r.attempt.DrvPath), limit.Resource, limit.Why).Because(nix.Failure{Kind: nix.FailureNotHere})
+	}
 	var exec *sandbox.ExecError
 	if !errors.As(err, &exec) {
 		return err
@@ -374,34 +389,50 @@ func (r *run) startFailed(err error, log io.Writer) error {
 	// The derivation names a program that is not there, or is none.
 	fmt.Fprintf(log, "error: %v\n", exec)
 	r.attempt.Log.BuildLog(r.attempt.DrvPath, fmt.Appendf(nil, "error: %v\n", exec))
-	return &BuilderError{Status: nix.StatusPermanentFailure, Reason: "failed with exit code 1", Note: fmt.Sprintf("\n%v", exec)}
+	return &BuilderError{Status: nix.StatusPermanentFailure, Reason: "failed with exit code 1", Note: fmt.Sprintf("\n%v", exec),
+		Failure: nix.Failure{Kind: nix.FailureExit, Code: 1}}
 }
 
 // stopped sorts out why a builder did not come to its end by itself.
 func (r *run) stopped(err error) error {
 	var limit *limitError
 	if errors.As(err, &limit) {
-		return nix.BuildErrorf(limit.status, "building derivation '%s' %s", r.machine.Store.Dir().Join(r.attempt.DrvPath), limit.text)
+		return nix.BuildErrorf(limit.status, "building derivation '%s' %s", r.machine.Store.Dir().Join(r.attempt.DrvPath), limit.text).Because(limit.failure)
 	}
 	return err
 }
 
 // exited says what a builder's exit status means.
-func (r *run) exited(exit sandbox.Exit) error {
+func (r *run) exited(exit sandbox.Exit, lim nix.Limits) error {
 	failed := &BuilderError{Status: nix.StatusPermanentFailure}
 	switch {
 	case exit.Signal != 0:
 		failed.Reason = fmt.Sprintf("failed due to signal %d (%s)", int(exit.Signal), signalName(exit.Signal))
+		failed.Failure = nix.Failure{Kind: nix.FailureSignal, Code: int(exit.Signal)}
 	case exit.Code != 0:
 		failed.Reason = fmt.Sprintf("failed with exit code %d", exit.Code)
+		failed.Failure = nix.Failure{Kind: nix.FailureExit, Code: exit.Code}
 	default:
 		return nil
 	}
 	if kind, err := r.attempt.Drv.Kind(); err == nil && !kind.IsPure() {
 		failed.Status = nix.StatusTransientFailure
 	}
-	if r.diskNearlyFull() {
-		failed.Status = nix.StatusTransientFailure
+	switch group := exit.Group; {
+	case group != nil && group.OutOfMemory > 0:
+		failed.Failure.Kind, failed.Failure.Limit, failed.Failure.Peak = nix.FailureOutOfMemory, lim.Memory, group.PeakMemory
+		failed.Note = fmt.Sprintf("\nnote: the kernel killed processes of it for want of memory, after a peak of %d bytes", group.PeakMemory)
+		if lim.Memory > 0 {
+			failed.Note += fmt.Sprintf("; its limit is %d", lim.Memory)
+		}
+	case group != nil && group.Refused > 0:
+		failed.Failure.Kind, failed.Failure.Limit, failed.Failure.Peak = nix.FailureProcesses, lim.Processes, lim.Processes
+		failed.Note = "\nnote: it could not make more processes"
+		if lim.Processes > 0 {
+			failed.Note += fmt.Sprintf("; its limit is %d at a time", lim.Processes)
+		}
+	case r.diskNearlyFull():
+		failed.Status, failed.Failure.Kind = nix.StatusTransientFailure, nix.FailureNoSpace
 		failed.Note = "\nnote: build failure may have been caused by lack of free disk space"
 	}
 	return failed

@@ -11,6 +11,7 @@ import (
 	"github.com/kilnbuild/kiln/mountns"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/sandbox"
+	"github.com/kilnbuild/kiln/sandbox/cgroup"
 )
 
 // What a sandbox looks like, as Nix has it.
@@ -70,6 +71,7 @@ func describe(a *Attempt, s *Settings, p *site, sur *surroundings, outputs map[n
 		},
 		Users: sandbox.Users{OutsideUID: p.user.UID, OutsideGID: p.user.GID, InsideUID: p.user.UID, InsideGID: p.user.GID},
 	}
+	limitResources(spec, s, a.limits(s))
 	if p.isolation != sandbox.Full {
 		return spec, nil
 	}
@@ -101,6 +103,13 @@ func describe(a *Attempt, s *Settings, p *site, sur *surroundings, outputs map[n
 	spec.Tree = tree(p, spec, buildDir, kind)
 	spec.Mounts = mounts(a, s, p, buildDir, kind, outputs)
 	return spec, nil
+}
+
+// limitResources asks for a control group where one is wanted.
+func limitResources(spec *sandbox.Spec, s *Settings, l nix.Limits) {
+	spec.Group = s.UseCgroups
+	spec.Limits = cgroup.Limits{Memory: l.Memory, Processes: l.Processes, CPUWeight: l.CPUWeight, CPUQuota: l.CPUQuota}
+	spec.RequireLimits = l.Require
 }
 
 // usesUIDRange tells whether a derivation's builder is to be the root of a range of

@@ -41,7 +41,7 @@ func (m *Machine) Elsewhere(ctx context.Context, pool *hook.Pool, a *Attempt, s 
 			request.Outputs = append(request.Outputs, string(name))
 		}
 	}
-	log := &elsewhereLog{machine: m, attempt: a, settings: s, tail: &logTail{max: s.LogLines}}
+	log := &elsewhereLog{machine: m, attempt: a, settings: s, tail: &logTail{max: s.LogLines}, maxLog: a.limits(s).Log}
 	defer func() { err = errors.Join(err, log.Close()) }()
 	request.Log = log
 
@@ -94,6 +94,7 @@ type elsewhereLog struct {
 	file     logFile
 	shown    *shownLog
 	size     int64
+	maxLog   int64 // 0 for no limit
 }
 
 func (l *elsewhereLog) Write(p []byte) (int, error) {
@@ -105,9 +106,9 @@ func (l *elsewhereLog) Write(p []byte) (int, error) {
 		l.file = file
 		l.shown = &shownLog{drv: l.attempt.DrvPath, sink: l.attempt.Log, tail: l.tail}
 	}
-	if l.size += int64(len(p)); l.settings.MaxLogSize > 0 && l.size > l.settings.MaxLogSize {
+	if l.size += int64(len(p)); l.maxLog > 0 && l.size > l.maxLog {
 		return 0, nix.BuildErrorf(nix.StatusLogLimitExceeded, "building derivation '%s' killed after writing more than %d bytes of log output",
-			l.machine.Store.Dir().Join(l.attempt.DrvPath), l.settings.MaxLogSize)
+			l.machine.Store.Dir().Join(l.attempt.DrvPath), l.maxLog).Because(nix.Failure{Kind: nix.FailureLogSize, Limit: l.maxLog, Peak: l.size})
 	}
 	l.shown.Write(p)
 	if _, err := l.file.Write(p); err != nil {

@@ -42,11 +42,10 @@ type Settings struct {
 	AllowNewPrivileges bool
 	ImpersonateLinux26 bool
 	KeepFailed         bool
-	Timeout            time.Duration // 0 for none
-	MaxSilentTime      time.Duration // 0 for none
-	MaxLogSize         int64         // bytes, 0 for no limit
-	LogLines           int           // lines of the log kept for messages
-	DiscardLog         bool          // do not keep the log
+	Limits             nix.Limits
+	UseCgroups         bool // give each builder a control group also if no limit needs one
+	LogLines           int  // lines of the log kept for messages
+	DiscardLog         bool // do not keep the log
 	// Sign gives signatures of what was built, if it is not nil.
 	Sign func(*nix.PathInfo) ([]string, error)
 	// ImpureEnv are values for impureEnvVars that come before the environment's.
@@ -93,6 +92,8 @@ type Attempt struct {
 	Known map[nix.OutputName]KnownOutput
 	// Realise also records which objects the outputs are.
 	Realise bool
+	// Limits are those of who asked.
+	Limits nix.Limits
 	// Offline gives the builder no network even if its derivation would have it.
 	Offline bool
 	// Nested makes what the builder asks for, if it may ask (Recursive).
@@ -106,6 +107,12 @@ type Attempt struct {
 // Recursive tells whether the builder may call Nix itself.
 func (a *Attempt) Recursive() bool {
 	return slices.Contains(a.Options.RequiredSystemFeatures, drvopts.FeatureRecursive)
+}
+
+// limits are those that hold for the attempt: of the machine, of who asked, and of the
+// derivation.
+func (a *Attempt) limits(s *Settings) nix.Limits {
+	return s.Limits.Tightest(a.Limits).Tightest(a.Options.Limits)
 }
 
 // KnownOutput is what is known of an output before its derivation is built.
@@ -133,6 +140,8 @@ type BuilderError struct {
 	Status nix.BuildStatus
 	Reason string // "failed with exit code 3", "failed due to signal 9 (Killed)"
 	Note   string // what may help, "" or text that begins with a line end
+	// Failure says the same for programs.
+	Failure nix.Failure
 }
 
 func (e *BuilderError) Error() string { return "builder " + e.Reason }

@@ -11,7 +11,10 @@ var groups = []group{
 	{"What is built here", []string{
 		"system", "extra-platforms", "system-features", "experimental-features", "max-jobs", "cores", "build-poll-interval",
 	}},
-	{"Limits", []string{"timeout", "max-silent-time", "max-build-log-size", "use-cgroups", "require-limits"}},
+	{"Limits", []string{
+		"timeout", "max-silent-time", "max-build-log-size", "build-memory-max", "build-processes-max", "build-cpu-weight",
+		"build-cpu-quota", "build-output-max", "build-dir-max", "use-cgroups", "require-limits",
+	}},
 	{"Failures and logs", []string{"keep-going", "keep-failed", "log-lines", "keep-build-log", "compress-build-log"}},
 	{"The sandbox", []string{
 		"sandbox", "sandbox-fallback", "sandbox-paths", "sandbox-build-dir", "sandbox-dev-shm-size", "filter-syscalls",

@@ -41,6 +41,12 @@ type Settings struct {
 	RunDiffHook            bool
 	HookTimeout            time.Duration // 0: no limit
 	RequireLimits          bool
+	BuildMemoryMax         Size // 0: no limit, as for those that follow
+	BuildProcessesMax      int
+	BuildCPUWeight         int // 0: as everything else
+	BuildCPUQuota          int // hundredths of a processor
+	BuildOutputMax         Size
+	BuildDirMax            Size
 
 	// The sandbox.
 	Sandbox                 SandboxMode

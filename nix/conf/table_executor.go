@@ -212,6 +212,42 @@ var executorSettings = []Definition{
 		field: func(s *Settings) value { return boolean{&s.UseCgroups} },
 	},
 	{
+		Name: "build-memory-max", Type: TypeSize, Default: "0", Own: true,
+		Doc: "How many bytes of memory, swap included, one build may use with everything that it starts (Linux); 0 sets no " +
+			"limit. It needs a control group, which a build with such a limit gets whatever `use-cgroups` says. A request and " +
+			"a derivation (`kilnLimits`) can have limits of their own: the tightest counts.",
+		field: func(s *Settings) value { return number[Size]{&s.BuildMemoryMax} },
+	},
+	{
+		Name: "build-processes-max", Type: TypeInt, Default: "0", Own: true,
+		Doc:   "How many processes and threads one build may have at a time (Linux); 0 sets no limit. It needs a control group.",
+		field: func(s *Settings) value { return number[int]{&s.BuildProcessesMax} },
+	},
+	{
+		Name: "build-cpu-weight", Type: TypeInt, Default: "0", Own: true,
+		Doc: "The share of one build in processors that others want as well, from 1 to 10000; 100 is what everything else " +
+			"has (Linux); 0 leaves it. It needs a control group.",
+		field: func(s *Settings) value { return number[int]{&s.BuildCPUWeight} },
+	},
+	{
+		Name: "build-cpu-quota", Type: TypeInt, Default: "0", Own: true,
+		Doc: "How much processor time one build may use, in hundredths of one processor: 150 is one and a half (Linux); 0 " +
+			"sets no limit. It needs a control group.",
+		field: func(s *Settings) value { return number[int]{&s.BuildCPUQuota} },
+	},
+	{
+		Name: "build-output-max", Type: TypeSize, Default: "0", Own: true,
+		Doc: "How many bytes the outputs of one build may have together; 0 sets no limit. They are looked at again and " +
+			"again while it runs, so for a moment there may be more.",
+		field: func(s *Settings) value { return number[Size]{&s.BuildOutputMax} },
+	},
+	{
+		Name: "build-dir-max", Type: TypeSize, Default: "0", Own: true,
+		Doc: "How many bytes one build may have in its build directory, and in whatever else of its sandbox it can write to, " +
+			"but for its outputs; 0 sets no limit. It is enforced as `build-output-max` is.",
+		field: func(s *Settings) value { return number[Size]{&s.BuildDirMax} },
+	},
+	{
 		Name: "user-network", Type: TypeChoice, Default: string(UserNetworkAuto), Own: true,
 		Choices: []string{string(UserNetworkAuto), string(UserNetworkRequire), string(UserNetworkOff)},
 		Doc: "Whether sandboxed builds that reach the network, which are fixed-output builds, do so from a network " +

@@ -34,6 +34,8 @@ type Options struct {
 	RequiredSystemFeatures []string
 	PreferLocalBuild       bool
 	AllowSubstitutes       bool // true unless the derivation says otherwise
+	// Limits is kilnLimits, which Nix does not know: see nix.ParseLimits.
+	Limits nix.Limits
 
 	// Warnings are for who asked for the build: attributes that have no effect.
 	Warnings []string

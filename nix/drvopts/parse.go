@@ -88,8 +88,18 @@ func (p *parser) common() (err error) {
 			return err
 		}
 	}
+	limits, err := p.text(attrLimits)
+	if err != nil {
+		return err
+	}
+	if o.Limits, err = nix.ParseLimits(limits); err != nil {
+		return inAttribute(attrLimits, err)
+	}
 	return nil
 }
+
+// attrLimits is kiln's own.
+const attrLimits = "kilnLimits"
 
 func inAttribute(name string, err error) error {
 	return fmt.Errorf("while parsing attribute \"%s\": %w", name, err)
