@@ -49,7 +49,7 @@ func (t task) wantOutputs(ctx context.Context, drvPath nix.StorePath, wanted nix
 	if mustResolve(drv, kind, t.hasFeature(conf.CADerivations)) {
 		return t.wantResolved(ctx, drvPath, drv, kind, wanted, mode)
 	}
-	key := goalKey{kind: buildGoal, path: drvPath, mode: mode, network: t.network, limits: t.limits}
+	key := goalKey{kind: buildGoal, path: drvPath, mode: mode, network: t.network, limits: t.limits, minIsolation: t.minIsolation}
 	out := t.await(ctx, t.goal(key, func(ctx context.Context, t task) outcome {
 		return t.told(drvPath, t.build(ctx, drvPath, drv, kind, mode))
 	}))
@@ -112,7 +112,7 @@ func (r *request) rootOutputs(ctx context.Context, drvPath nix.StorePath, drv *n
 // wantResolved makes outputs of a derivation valid that has to be resolved first.
 // When what its inputs turn out to be has been built from before, nothing is built.
 func (t task) wantResolved(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivation, kind nix.OutputKind, wanted nix.OutputSpec, mode nix.BuildMode) outcome {
-	key := goalKey{kind: resolveGoal, path: drvPath, mode: inputMode(mode), network: t.network, limits: t.limits}
+	key := goalKey{kind: resolveGoal, path: drvPath, mode: inputMode(mode), network: t.network, limits: t.limits, minIsolation: t.minIsolation}
 	resolution := t.await(ctx, t.goal(key, func(ctx context.Context, t task) outcome {
 		return t.told(drvPath, t.resolve(ctx, drvPath, drv, kind, mode))
 	}))
@@ -226,7 +226,7 @@ func (t task) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivat
 	attempt := &build.Attempt{
 		DrvPath: drvPath, Drv: &drv.BasicDerivation, Options: options, Closure: closure, Mode: mode, Log: t.log,
 		Realise: kind != nix.Impure && t.recordsRealisations(drvPath), Offline: t.network == nix.NetworkOff,
-		Limits: t.limits,
+		Limits: t.limits, MinIsolation: t.minIsolation,
 	}
 	where := machines{here: rejection == nil, elsewhere: t.mayPassOn(drvPath, mode) && (rejection != nil || !options.PreferLocalBuild)}
 	for {

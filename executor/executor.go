@@ -131,7 +131,7 @@ func (v *View) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildRes
 func (v *View) build(ctx context.Context, req *nix.BuildRequest, outer *goal) ([]nix.BuildResult, error) {
 	r := &request{
 		View: v, settings: &v.settings, log: req.Log, mode: req.Mode, rounds: req.Rounds, basic: req.Basic,
-		network: req.Network, limits: req.Limits, outer: outer, closures: newClosures(v.store), ended: make(map[goalKey]*outcome),
+		network: req.Network, limits: req.Limits, minIsolation: req.MinIsolation, outer: outer, closures: newClosures(v.store), ended: make(map[goalKey]*outcome),
 	}
 	r.hold.init(v.store)
 	defer r.hold.end()
@@ -152,7 +152,7 @@ func (r *request) run(ctx context.Context, paths []nix.DerivedPath) ([]nix.Build
 	errs := make([]error, len(paths))
 	wants := make([]want, len(paths))
 	for i, p := range paths {
-		wants[i] = t.goal(goalKey{kind: wantGoal, path: p.Path, outputs: p.Format("", "^"), mode: r.mode, network: r.network, limits: r.limits},
+		wants[i] = t.goal(goalKey{kind: wantGoal, path: p.Path, outputs: p.Format("", "^"), mode: r.mode, network: r.network, limits: r.limits, minIsolation: r.minIsolation},
 			func(ctx context.Context, t task) outcome { return t.want(ctx, p) })
 	}
 	r.awaitAll(ctx, nil, wants, func(i int, out *outcome) {

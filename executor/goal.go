@@ -19,7 +19,8 @@ type goalKey struct {
 	network nix.NetworkPolicy
 	// Builders with other limits may end otherwise. The locks of the outputs see to it
 	// that what one has built is not built again.
-	limits nix.Limits
+	limits       nix.Limits
+	minIsolation string
 }
 
 type goalKind uint8
@@ -85,15 +86,16 @@ func newGoals(lifetime context.Context) *goals {
 // part of the same request.
 type request struct {
 	*View
-	settings *Settings
-	hold     hold
-	log      nix.LogSink
-	mode     nix.BuildMode
-	rounds   int
-	basic    map[nix.StorePath]*nix.BasicDerivation
-	network  nix.NetworkPolicy
-	limits   nix.Limits
-	outer    *goal // whose builder has made the request, if any has
+	settings     *Settings
+	hold         hold
+	log          nix.LogSink
+	mode         nix.BuildMode
+	rounds       int
+	basic        map[nix.StorePath]*nix.BasicDerivation
+	network      nix.NetworkPolicy
+	minIsolation string
+	limits       nix.Limits
+	outer        *goal // whose builder has made the request, if any has
 
 	closures *closures
 

@@ -67,7 +67,7 @@ func (t task) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv *nix
 			continue
 		}
 		missing = append(missing, i)
-		wants = append(wants, t.goal(goalKey{kind: wantGoal, path: in.drv, outputs: fmt.Sprint(in.outputs), mode: mode, network: t.network, limits: t.limits},
+		wants = append(wants, t.goal(goalKey{kind: wantGoal, path: in.drv, outputs: fmt.Sprint(in.outputs), mode: mode, network: t.network, limits: t.limits, minIsolation: t.minIsolation},
 			func(ctx context.Context, t task) outcome { return t.realise(ctx, in, mode) }))
 	}
 	t.awaitAll(ctx, t.place, wants, func(n int, out *outcome) {

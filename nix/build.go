@@ -53,6 +53,9 @@ type BuildRequest struct {
 	// settings and of the derivation: the tightest of them counts. Builders that other
 	// requests have started already keep their own.
 	Limits Limits
+	// MinIsolation refuses builders that would be isolated less: "full", "partial" or
+	// "none" as in Isolation.Level, "" for no demand.
+	MinIsolation string
 	// Log takes what builders print and what happens to the request. It may be
 	// nil. It is called from many goroutines.
 	Log LogSink

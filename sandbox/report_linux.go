@@ -45,13 +45,7 @@ func report(s *Spec, f Facts, g *cgroup.Group) Report {
 	r.landlock(s, f)
 	r.group(s, g)
 
-	r.Level = string(Full)
-	switch {
-	case !full:
-		r.Level = string(None)
-	case s.Network == NetworkHost || s.AllowNewPrivileges || !s.FilterSyscalls || !s.Users.Namespace:
-		r.Level = "partial"
-	}
+	r.Level = s.Level()
 	return *r
 }
 

@@ -182,6 +182,18 @@ func Device(p string) mountns.Mount {
 	return mountns.Mount{Kind: mountns.Bind, Source: p, Target: p, Writable: true, Devices: true}
 }
 
+// Level is the summary of the report that a program of this Spec would get: "full",
+// "partial" or "none".
+func (s *Spec) Level() string {
+	switch {
+	case s.Isolation != Full:
+		return string(None)
+	case s.Network == NetworkHost || s.AllowNewPrivileges || !s.FilterSyscalls || !s.Users.Namespace:
+		return "partial"
+	}
+	return string(Full)
+}
+
 // Validate says what cannot be meant by the Spec.
 func (s *Spec) Validate() error {
 	bad := func(format string, args ...any) error {

@@ -94,6 +94,8 @@ type Attempt struct {
 	Realise bool
 	// Limits are those of who asked.
 	Limits nix.Limits
+	// MinIsolation is that of nix.BuildRequest.
+	MinIsolation string
 	// Offline gives the builder no network even if its derivation would have it.
 	Offline bool
 	// Nested makes what the builder asks for, if it may ask (Recursive).

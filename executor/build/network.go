@@ -13,6 +13,7 @@ import (
 
 	"github.com/kilnbuild/kiln/internal/rmtree"
 	"github.com/kilnbuild/kiln/mountns"
+	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/sandbox"
 )
 
@@ -71,6 +72,9 @@ func (r *run) withoutNetwork(err error) error {
 // start starts the builder. Whether a stack works shows only now; if it does not,
 // and that is no error, the builder starts with the machine's network.
 func (r *run) start(ctx context.Context, stdio sandbox.Stdio) (*sandbox.Process, error) {
+	if err := r.isolatedEnough(); err != nil {
+		return nil, err
+	}
 	p, err := r.machine.Launcher.Start(ctx, r.spec, stdio)
 	var none *sandbox.UserNetworkError
 	if !errors.As(err, &none) {
@@ -84,7 +88,21 @@ func (r *run) start(ctx context.Context, stdio sandbox.Stdio) (*sandbox.Process,
 	if err := rmtree.RemoveTree(r.spec.Root); err != nil {
 		return nil, err
 	}
+	if err := r.isolatedEnough(); err != nil {
+		return nil, err
+	}
 	return r.machine.Launcher.Start(ctx, r.spec, stdio)
+}
+
+// isolatedEnough refuses a sandbox that is less than who asked wants.
+func (r *run) isolatedEnough() error {
+	order := []string{"", "none", "partial", "full"}
+	level, wanted := r.spec.Level(), r.attempt.MinIsolation
+	if slices.Index(order, level) >= slices.Index(order, wanted) {
+		return nil
+	}
+	return nix.BuildErrorf(nix.StatusInputRejected, "cannot build '%s': isolation '%s' is asked for, and its builder would have '%s' here; `kiln doctor` says what this machine lacks",
+		r.machine.Store.Dir().Join(r.attempt.DrvPath), wanted, level).Because(nix.Failure{Kind: nix.FailureNotHere})
 }
 
 // userNetwork finds a stack, as far as can be told without starting it. A *sandbox.UserNetworkError says why there is none.

@@ -1,0 +1,232 @@
+package rpc
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	kilnv1 "github.com/kilnbuild/kiln/api/kiln/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// maxEvent bounds an event in bytes. The largest are those with results.
+const maxEvent = 64 << 20
+
+// maxChunk bounds the log in one event.
+const maxChunk = 64 << 10
+
+// journal is what happened to one build: a file of events, each after its length as a
+// varint. It is safe for concurrent use. What cannot be written is lost for watchers; the
+// build goes on.
+type journal struct {
+	path string
+	id   string
+
+	mu       sync.Mutex
+	file     *os.File // nil while nothing much is written
+	keepOpen bool
+	size     int64
+	events   uint64
+	logBytes uint64
+	over     bool          // no more will come
+	grown    chan struct{} // closed when there is more, and replaced
+	err      error
+	buf      []byte
+}
+
+func newJournal(path, id string) *journal {
+	return &journal{path: path, id: id, grown: make(chan struct{})}
+}
+
+// append writes an event, and gives it number, time and build.
+func (j *journal) append(e *kilnv1.BuildEvent) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.over || j.err != nil {
+		return
+	}
+	e.Number, e.BuildId, e.Time = j.events+1, j.id, timestamppb.Now()
+	if log := e.GetLog(); log != nil {
+		log.Offset = j.logBytes
+	}
+	if j.err = j.write(e); j.err != nil {
+		return
+	}
+	j.events++
+	j.logBytes += uint64(len(e.GetLog().GetData()))
+	j.tell()
+}
+
+func (j *journal) tell() {
+	close(j.grown)
+	j.grown = make(chan struct{})
+}
+
+func (j *journal) write(e *kilnv1.BuildEvent) error {
+	j.buf = binary.AppendUvarint(j.buf[:0], uint64(proto.Size(e)))
+	var err error
+	if j.buf, err = (proto.MarshalOptions{}).MarshalAppend(j.buf, e); err != nil {
+		return err
+	}
+	if j.file == nil {
+		if j.file, err = os.OpenFile(j.path, os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
+			return err
+		}
+	}
+	// What an earlier write has left half is written over.
+	if _, err = j.file.WriteAt(j.buf, j.size); err != nil {
+		return err
+	}
+	j.size += int64(len(j.buf))
+	if cap(j.buf) > 2*maxChunk {
+		j.buf = nil
+	}
+	if !j.keepOpen {
+		err = j.file.Close()
+		j.file = nil
+	}
+	return err
+}
+
+// hold keeps the file open from now on: much will be written.
+func (j *journal) hold() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.keepOpen = true
+}
+
+// end writes the last event, which is nil for a build that came to nothing.
+func (j *journal) end(e *kilnv1.BuildEvent) {
+	if e != nil {
+		j.append(e)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.over {
+		return
+	}
+	j.over = true
+	if j.file != nil {
+		j.file.Close()
+		j.file = nil
+	}
+	j.buf = nil
+	j.tell()
+}
+
+// counts gives how many events and bytes of log there are.
+func (j *journal) counts() (events, logBytes uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.events, j.logBytes
+}
+
+func (j *journal) state() (size int64, over bool, grown <-chan struct{}) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.size, j.over, j.grown
+}
+
+// read calls yield with every event, and with follow waits for more until the last one.
+func (j *journal) read(ctx context.Context, follow bool, yield func(*kilnv1.BuildEvent) error) error {
+	var f *os.File
+	defer func() {
+		if f != nil {
+			f.Close()
+		}
+	}()
+	for at := int64(0); ; {
+		size, over, grown := j.state()
+		if size > at {
+			if f == nil {
+				var err error
+				if f, err = os.Open(j.path); err != nil {
+					return fmt.Errorf("read the events of build '%s': %w", j.id, err)
+				}
+			}
+			if _, err := readEvents(io.NewSectionReader(f, at, size-at), yield); err != nil {
+				return err
+			}
+			at = size
+			continue
+		}
+		if over || !follow {
+			return nil
+		}
+		select {
+		case <-grown:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// readEvents calls yield with the events of r. It gives the number of bytes of those that
+// are whole; that the last one is not is no error.
+func readEvents(r io.Reader, yield func(*kilnv1.BuildEvent) error) (whole int64, err error) {
+	br := bufio.NewReaderSize(r, maxChunk)
+	var buf []byte
+	for {
+		n, err := binary.ReadUvarint(br)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return whole, nil
+		}
+		if err != nil {
+			return whole, err
+		}
+		if n > maxEvent {
+			return whole, fmt.Errorf("an event of %d bytes", n)
+		}
+		if buf, err = readN(br, buf[:0], int(n)); err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				return whole, nil
+			}
+			return whole, err
+		}
+		e := &kilnv1.BuildEvent{}
+		if err := proto.Unmarshal(buf, e); err != nil {
+			return whole, fmt.Errorf("an event that is none: %w", err)
+		}
+		whole += int64(len(binary.AppendUvarint(nil, n))) + int64(n)
+		if err := yield(e); err != nil {
+			return whole, err
+		}
+	}
+}
+
+// readN reads n bytes, and takes no more memory than has come.
+func readN(r io.Reader, buf []byte, n int) ([]byte, error) {
+	for len(buf) < n {
+		part := min(n-len(buf), maxChunk)
+		at := len(buf)
+		buf = append(buf, make([]byte, part)...)
+		if _, err := io.ReadFull(r, buf[at:]); err != nil {
+			return buf, err
+		}
+	}
+	return buf, nil
+}
+
+// recover finds out what an earlier process has written.
+func (j *journal) recover() error {
+	f, err := os.Open(j.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	j.size, err = readEvents(f, func(e *kilnv1.BuildEvent) error {
+		j.events = e.Number
+		j.logBytes += uint64(len(e.GetLog().GetData()))
+		return nil
+	})
+	return err
+}
