@@ -24,6 +24,7 @@ import (
 // digest of the request and the BuildInfo, ID.events the journal.
 type builds struct {
 	dir       string
+	lock      *os.File
 	maxActive int
 	maxKept   int
 	retention time.Duration
@@ -51,9 +52,13 @@ func openBuilds(cfg *Config) (*builds, error) {
 	if err := os.MkdirAll(bs.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the records of builds: %w", err)
 	}
+	var err error
+	if bs.lock, err = lockDir(bs.dir); err != nil {
+		return nil, fmt.Errorf("open the records of builds: %w", err)
+	}
 	entries, err := os.ReadDir(bs.dir)
 	if err != nil {
-		return nil, fmt.Errorf("open the records of builds: %w", err)
+		return nil, errors.Join(fmt.Errorf("open the records of builds: %w", err), bs.lock.Close())
 	}
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), infoExt)

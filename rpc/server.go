@@ -195,5 +195,5 @@ func (s *Server) Close() error {
 		})
 	}
 	ending.Wait()
-	return nil
+	return s.builds.lock.Close()
 }

@@ -175,6 +175,16 @@ func (l *Launcher) group(s *Spec) (*cgroup.Group, error) {
 	return g, nil
 }
 
+// EnforcedLimits are the resources that this machine can limit for this process.
+func (l *Launcher) EnforcedLimits() []cgroup.Resource {
+	g, err := l.groups.Create(cgroup.Limits{})
+	if err != nil {
+		return nil
+	}
+	defer g.Close()
+	return l.groups.Enforced()
+}
+
 // Run carries out a program of system calls in a plain fork of the launcher, and
 // waits for its end: the mountns.Runner through which paths are attached.
 func (l *Launcher) Run(ctx context.Context, p *program.Program, descriptors ...*os.File) error {

@@ -62,6 +62,9 @@ func (l *Launcher) TryUserNetwork(context.Context, UserNetwork) error {
 	return &UserNetworkError{Reason: "programs are isolated on Linux only"}
 }
 
+// EnforcedLimits are none.
+func (l *Launcher) EnforcedLimits() []cgroup.Resource { return nil }
+
 // KillUser does nothing: here programs run as the user that kiln runs as.
 func (l *Launcher) KillUser(context.Context, int) error { return nil }
 

@@ -15,6 +15,7 @@ var groups = []group{
 		"timeout", "max-silent-time", "max-build-log-size", "build-memory-max", "build-processes-max", "build-cpu-weight",
 		"build-cpu-quota", "build-output-max", "build-dir-max", "use-cgroups", "require-limits",
 	}},
+	{"The executor service", []string{"service-roles", "service-retention"}},
 	{"Failures and logs", []string{"keep-going", "keep-failed", "log-lines", "keep-build-log", "compress-build-log"}},
 	{"The sandbox", []string{
 		"sandbox", "sandbox-fallback", "sandbox-paths", "sandbox-build-dir", "sandbox-dev-shm-size", "filter-syscalls",

@@ -47,6 +47,8 @@ type Settings struct {
 	BuildCPUQuota          int // hundredths of a processor
 	BuildOutputMax         Size
 	BuildDirMax            Size
+	ServiceRoles           map[string]string
+	ServiceRetention       time.Duration
 
 	// The sandbox.
 	Sandbox                 SandboxMode

@@ -248,6 +248,20 @@ var executorSettings = []Definition{
 		field: func(s *Settings) value { return number[Size]{&s.BuildDirMax} },
 	},
 	{
+		Name: "service-roles", Type: TypeMap, Own: true,
+		Doc: "Who may do what at the executor service, as `who=role` words. A role is `watch`, `submit` (watch, build and " +
+			"cancel one's own builds), `admin` (everything) or `none`. Who is `user:` and a name or number of a user of this " +
+			"machine, `users` for all others of them, `cert:` and a name that stands in a client's certificate (a URI, a DNS " +
+			"name or the common name), or `plaintext` for whoever comes unencrypted by loopback. Root and the user that " +
+			"kiln runs as are `admin`; nobody else has a role who is not given one.",
+		field: func(s *Settings) value { return dict{&s.ServiceRoles} },
+	},
+	{
+		Name: "service-retention", Type: TypeSeconds, Default: "86400", Own: true,
+		Doc:   "For how many seconds the executor service keeps the result and the log of a build after its end.",
+		field: func(s *Settings) value { return seconds(&s.ServiceRetention) },
+	},
+	{
 		Name: "user-network", Type: TypeChoice, Default: string(UserNetworkAuto), Own: true,
 		Choices: []string{string(UserNetworkAuto), string(UserNetworkRequire), string(UserNetworkOff)},
 		Doc: "Whether sandboxed builds that reach the network, which are fixed-output builds, do so from a network " +

@@ -68,6 +68,18 @@ func (p *Parent) Create(l Limits) (*Group, error) {
 	return g, nil
 }
 
+// Enforced lists what can be limited. It is known after the first group was created.
+func (p *Parent) Enforced() (list []Resource) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, of := range []Resource{Memory, Processes, CPU} {
+		if _, lacks := p.lacks[of]; p.opened && !lacks {
+			list = append(list, of)
+		}
+	}
+	return list
+}
+
 // enforceable gives those of the limits that the machine can enforce.
 func (p *Parent) enforceable(l Limits) Limits {
 	for of := range p.lacks {
