@@ -22,8 +22,9 @@ PEERS    ?= $(if $(filter 0,$(shell id -u)),2.34)
 
 .PHONY: build demo demo-recursive test conformance bench lint fuzz interop broken screenshots docs clean help
 
-build: ## one static binary: ./kiln
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
+build: ## two static binaries: ./kiln, and ./kiln-service, which is the same with the executor service
+	CGO_ENABLED=0 $(GO) build -tags lite -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln-service ./cmd/kiln
 
 demo: ## build a derivation in the sandbox, in a store of its own, and print the isolation report
 	@.ci/need go busybox
@@ -90,7 +91,7 @@ fuzz: ## every fuzz target for FUZZTIME
 
 clean: ## remove what the other targets made here
 	@if [ -d build ]; then chmod -R u+w build && rm -rf build; fi
-	rm -f kiln
+	rm -f kiln kiln-service
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 17

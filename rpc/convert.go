@@ -189,6 +189,9 @@ func isolationOf(m *kilnv1.Isolation) *nix.Isolation {
 	return i
 }
 
+// LimitsMessage turns limits into a message.
+func LimitsMessage(l nix.Limits) *kilnv1.Limits { return limits(l) }
+
 func limits(l nix.Limits) *kilnv1.Limits {
 	return &kilnv1.Limits{
 		MemoryBytes: l.Memory, Processes: l.Processes, CpuWeight: uint32(l.CPUWeight), CpuQuota: uint32(l.CPUQuota),

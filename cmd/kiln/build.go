@@ -24,6 +24,8 @@ type buildFlags struct {
 	check, repair                       bool
 	rebuild                             int
 	logFormat                           logFormatFlag
+	limits, minIsolation                string
+	remote                              remoteFlags
 }
 
 func buildCommand(g *globals) *cobra.Command {
@@ -39,6 +41,9 @@ func buildCommand(g *globals) *cobra.Command {
 			"output, 104 for a build that is not deterministic, 1 for anything else. Where several apply, they are combined.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if flags.remote.given() {
+				return buildByExecutor(c.Context(), g, &flags, args)
+			}
 			return runBuild(c.Context(), g, &flags, args)
 		},
 	}
@@ -66,11 +71,32 @@ func (b *buildFlags) register(f *pflag.FlagSet) {
 	f.IntVar(&b.rebuild, "rebuild", 0, "as --check, building `N` times")
 	f.Lookup("rebuild").NoOptDefVal = "1"
 	f.BoolVar(&b.repair, "repair", false, "build again what is valid but damaged")
+	f.StringVar(&b.limits, "limits", "", "`LIMITS` of every builder, as in \"memory=2G processes=500\": memory, processes, cpu-weight, cpu-quota, timeout, silence, log, output, build-dir")
+	f.StringVar(&b.minIsolation, "min-isolation", "", "refuse builders that would be isolated less than `LEVEL`: full, partial or none")
+	b.remote.register(f)
 	b.logFormat.register(f)
 }
 
-// request says what is to be done about the outputs.
+// request says what is to be done.
 func (b *buildFlags) request() (*nix.BuildRequest, error) {
+	limits, err := nix.ParseLimits(b.limits)
+	if err != nil {
+		return nil, fmt.Errorf("--limits: %w", err)
+	}
+	switch b.minIsolation {
+	case "", "full", "partial", "none":
+	default:
+		return nil, fmt.Errorf("--min-isolation takes full, partial or none, not '%s'", b.minIsolation)
+	}
+	r, err := b.outputs()
+	if err == nil {
+		r.Limits, r.MinIsolation = limits, b.minIsolation
+	}
+	return r, err
+}
+
+// outputs says what is to be done about the outputs.
+func (b *buildFlags) outputs() (*nix.BuildRequest, error) {
 	switch {
 	case b.rebuild < 0:
 		return nil, fmt.Errorf("--rebuild takes a number of builds, not %d", b.rebuild)
@@ -114,27 +140,32 @@ func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string)
 		if err != nil {
 			return err
 		}
-		if flags.outLink != "" {
-			if err := makeLinks(ctx, st, flags.outLink, results); err != nil {
-				return err
-			}
-		}
-		if g.verbose > 0 {
-			printIsolation(os.Stderr, results)
-		}
-		if flags.json {
-			if err := printResultsJSON(os.Stdout, st.Dir(), results); err != nil {
-				return err
-			}
-		}
-		if err := failures(st.Dir(), results, screen.fail); err != nil {
-			return screen.report(err)
-		}
-		if !flags.json {
-			printOutputs(st.Dir(), results)
-		}
-		return nil
+		return flags.finish(ctx, g, st, screen, results)
 	})
+}
+
+// finish tells of the results, after the screen was closed.
+func (b *buildFlags) finish(ctx context.Context, g *globals, st *local.Store, screen *screen, results []nix.BuildResult) error {
+	if b.outLink != "" {
+		if err := makeLinks(ctx, st, b.outLink, results); err != nil {
+			return err
+		}
+	}
+	if g.verbose > 0 {
+		printIsolation(os.Stderr, results)
+	}
+	if b.json {
+		if err := printResultsJSON(os.Stdout, st.Dir(), results); err != nil {
+			return err
+		}
+	}
+	if err := failures(st.Dir(), results, screen.fail); err != nil {
+		return screen.report(err)
+	}
+	if !b.json {
+		printOutputs(st.Dir(), results)
+	}
+	return nil
 }
 
 func printOutputs(dir nix.StoreDir, results []nix.BuildResult) {
