@@ -66,6 +66,22 @@ var _ nix.Builder = (*Client)(nil)
 // Dial connects to a server, and asks it for its store directory. cfg has the certificates
 // for TCP; without it there is no encryption, which only loopback addresses are good for.
 func Dial(ctx context.Context, a Address, cfg *tls.Config) (*Client, error) {
+	c, err := connect(a, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", a.Target, err)
+	}
+	caps, err := c.Executor.GetCapabilities(ctx, &kilnv1.GetCapabilitiesRequest{})
+	if err == nil {
+		c.dir, err = nix.ParseStoreDir(caps.StoreDir)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("connect to %s: %w", a.Target, err), c.Close())
+	}
+	return c, nil
+}
+
+// connect makes a client that has not talked to the server yet.
+func connect(a Address, cfg *tls.Config) (*Client, error) {
 	creds := insecure.NewCredentials()
 	target := "unix://" + a.Target
 	if a.Network == "tcp" {
@@ -73,24 +89,16 @@ func Dial(ctx context.Context, a Address, cfg *tls.Config) (*Client, error) {
 		if cfg != nil {
 			creds = credentials.NewTLS(cfg)
 		} else if !a.Loopback() {
-			return nil, fmt.Errorf("connect to %s: a certificate is needed beyond this machine's loopback interface", a.Target)
+			return nil, errors.New("a certificate is needed beyond this machine's loopback interface")
 		}
 	}
 	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxEvent)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}))
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", a.Target, err)
+		return nil, err
 	}
-	c := &Client{Executor: kilnv1.NewExecutorClient(conn), Store: kilnv1.NewStoreClient(conn), conn: conn}
-	caps, err := c.Executor.GetCapabilities(ctx, &kilnv1.GetCapabilitiesRequest{})
-	if err == nil {
-		c.dir, err = nix.ParseStoreDir(caps.StoreDir)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("connect to %s: %w", a.Target, err), conn.Close())
-	}
-	return c, nil
+	return &Client{Executor: kilnv1.NewExecutorClient(conn), Store: kilnv1.NewStoreClient(conn), conn: conn}, nil
 }
 
 // Close ends the connection.

@@ -23,6 +23,8 @@ import (
 	"github.com/kilnbuild/kiln/store/local"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
@@ -46,10 +48,22 @@ func (r *remoteFlags) withClient(ctx context.Context, f func(*rpc.Client) error)
 	}
 	client, err := rpc.Dial(ctx, a, cfg)
 	if err != nil {
-		return err
+		return plainly(err)
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
-	return f(client)
+	return plainly(f(client))
+}
+
+// plainly gives an error of the executor without what gRPC says around it.
+func plainly(err error) error {
+	var exit *exitError
+	if err == nil || errors.As(err, &exit) {
+		return err
+	}
+	if s, ok := status.FromError(err); ok && s.Code() != codes.Unknown {
+		return fmt.Errorf("executor: %s", s.Message())
+	}
+	return err
 }
 
 // tls reads the certificates, nil if there are none.
