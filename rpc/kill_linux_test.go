@@ -226,6 +226,9 @@ func TestSlowWatchers(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	build, err := c.Executor.Build(ctx, r)
+	if err == nil {
+		_, err = build.Recv() // it is there
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
