@@ -20,7 +20,7 @@ BENCH    ?=
 # Which releases of Nix the benchmark measures beside that of PATH; only root can.
 PEERS    ?= $(if $(filter 0,$(shell id -u)),2.34)
 
-.PHONY: build demo demo-recursive test conformance bench lint fuzz interop broken screenshots docs clean help
+.PHONY: build demo demo-recursive demo-service generate test conformance bench lint fuzz interop broken screenshots docs clean help
 
 build: ## two static binaries: ./kiln, and ./kiln-service, which is the same with the executor service
 	CGO_ENABLED=0 $(GO) build -tags lite -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
@@ -35,6 +35,16 @@ demo-recursive: ## build a derivation whose builder calls Nix: it compiles, runs
 	@.ci/need go busybox nix gcc
 	@$(MAKE) --no-print-directory build
 	@demo/run-recursive
+
+demo-service: ## two executor services and a scheduler: builds are placed, and moved when one service is killed
+	@.ci/need go busybox
+	@$(MAKE) --no-print-directory build
+	@mkdir -p build
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -o build/scheduler ./examples/scheduler
+	@demo/run-service
+
+generate: ## make the Go code of api/kiln/v1 again; needs protobuf-compiler
+	$(GO) generate ./api/...
 
 test: ## format, vet, cross-builds, and all tests with the race detector
 	@.ci/need go busybox nix gcc ip pasta slirp4netns || echo "Going on without: what needs it will fail and say so."

@@ -176,8 +176,24 @@ func (c *Client) BuildMessage(ctx context.Context, m *kilnv1.BuildRequest, req *
 			return nil, context.Cause(ctx)
 		}
 	}
+	return c.Results(info, req)
+}
+
+// InterruptedError says that a build has no results: it was cancelled, or its executor
+// could not go on.
+type InterruptedError struct {
+	Info *kilnv1.BuildInfo
+}
+
+func (e *InterruptedError) Error() string {
+	return fmt.Sprintf("build by executor: build '%s' is %s: %s", e.Info.Id, stateName(e.Info.State), e.Info.Error)
+}
+
+// Results turns the results of a build that has ended into those of the request that
+// Message made it of. If it has none, that is an *InterruptedError.
+func (c *Client) Results(info *kilnv1.BuildInfo, req *nix.BuildRequest) ([]nix.BuildResult, error) {
 	if len(info.Results) != len(req.Paths) {
-		return nil, fmt.Errorf("build by executor: build '%s' is %s: %s", info.Id, stateName(info.State), info.Error)
+		return nil, &InterruptedError{info}
 	}
 	results := make([]nix.BuildResult, len(req.Paths))
 	for i, r := range info.Results {
