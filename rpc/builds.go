@@ -21,7 +21,8 @@ import (
 )
 
 // builds are all builds that are known, with their records in a directory: ID.build is the
-// digest of the request and the BuildInfo, ID.events the journal.
+// digest of the request and the BuildInfo, ID.ended the same at the end, ID.events the
+// journal.
 type builds struct {
 	dir       string
 	lock      *os.File
@@ -38,6 +39,7 @@ type builds struct {
 
 const (
 	infoExt   = ".build"
+	endedExt  = ".ended"
 	eventsExt = ".events"
 	tmpExt    = ".new"
 )
@@ -86,6 +88,7 @@ func (bs *builds) file(id, ext string) string { return filepath.Join(bs.dir, id+
 
 func (bs *builds) remove(id string) {
 	os.Remove(bs.file(id, infoExt))
+	os.Remove(bs.file(id, endedExt))
 	os.Remove(bs.file(id, eventsExt))
 }
 
@@ -94,10 +97,16 @@ const maxRecord = 256 << 20
 
 // read reads the record of a build.
 func (bs *builds) read(id string) (digest []byte, info *kilnv1.BuildInfo, err error) {
-	name := bs.file(id, infoExt)
-	if st, err := os.Stat(name); err != nil {
+	name := bs.file(id, endedExt)
+	st, err := os.Stat(name)
+	if errors.Is(err, os.ErrNotExist) {
+		name = bs.file(id, infoExt)
+		st, err = os.Stat(name)
+	}
+	if err != nil {
 		return nil, nil, err
-	} else if st.Size() > maxRecord {
+	}
+	if st.Size() > maxRecord {
 		return nil, nil, fmt.Errorf("it has %d bytes", st.Size())
 	}
 	data, err := os.ReadFile(name)
@@ -149,7 +158,8 @@ func (bs *builds) load(id string) error {
 	return nil
 }
 
-// write puts the record of a build on disk.
+// write puts the record of a build on disk. No file replaces another: file systems make
+// that wait for the disk.
 func (bs *builds) write(b *build, info *kilnv1.BuildInfo) error {
 	data, err := proto.MarshalOptions{}.MarshalAppend(slices.Clone(b.digest), info)
 	if err != nil {
@@ -159,7 +169,11 @@ func (bs *builds) write(b *build, info *kilnv1.BuildInfo) error {
 	if err := os.WriteFile(tmp, data, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(tmp, bs.file(b.id, infoExt))
+	ext := infoExt
+	if info.Ended != nil {
+		ext = endedExt
+	}
+	return os.Rename(tmp, bs.file(b.id, ext))
 }
 
 // add joins the build of an id, or makes it. joined says that it was there.
@@ -182,9 +196,6 @@ func (bs *builds) add(id string, d []byte, owner string, m *kilnv1.BuildRequest)
 	}
 	if m.Detached {
 		b.attached++
-	}
-	if err := bs.write(b, b.info); err != nil {
-		return nil, false, status.Errorf(codes.Unavailable, "keep the record of build '%s': %v", id, err)
 	}
 	b.journal.append(&kilnv1.BuildEvent{Event: &kilnv1.BuildEvent_Queued{Queued: &kilnv1.Queued{Before: uint32(bs.active)}}})
 	bs.byID[id] = b

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 // machine is a whole executor service: a store, an executor, and a server on a Unix
 // socket, which can be stopped and started again.
 type machine struct {
-	t      *testing.T
+	t      testing.TB
 	scene  *testenv.Scene
 	store  *local.Store
 	jobs   int
@@ -46,7 +46,7 @@ type machine struct {
 	shutdown func()
 }
 
-func newMachine(t *testing.T, jobs int) *machine {
+func newMachine(t testing.TB, jobs int) *machine {
 	t.Helper()
 	testenv.Sandbox(t)
 	testenv.Busybox(t)
@@ -215,7 +215,7 @@ func (m *machine) build(t *testing.T, c *Client, r *kilnv1.BuildRequest) collect
 }
 
 // await waits until a file appears.
-func await(t *testing.T, what string, there func() bool) {
+func await(t testing.TB, what string, there func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !there(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {

@@ -46,6 +46,9 @@ func TestCompile(t *testing.T) {
 		{"user-network", func(s *Spec, f *Facts) {
 			s.Network, s.UserNetwork, f.IPv6 = NetworkUser, UserNetwork{Pasta, "/bin/pasta"}, true
 		}},
+		{"control-groups", func(s *Spec, f *Facts) {
+			s.Network, s.UserNetwork, f.Groups = NetworkUser, UserNetwork{Pasta, "/bin/pasta"}, 2
+		}},
 		{"live", func(s *Spec, _ *Facts) { s.Live = "/data" }},
 		{"no-user-namespace", func(s *Spec, _ *Facts) { s.Users.Namespace = false }},
 		{"no-landlock-no-filter", func(s *Spec, f *Facts) { s.FilterSyscalls, f.LandlockABI = false, 0 }},
