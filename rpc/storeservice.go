@@ -55,7 +55,13 @@ func (x *storeService) QueryMissing(ctx context.Context, m *kilnv1.QueryMissingR
 		paths = append(paths, p)
 	}
 	if callerOf(ctx).role >= kilnv1.Role_ROLE_SUBMIT {
-		if err := x.s.cfg.Store.AddTempRoot(ctx, paths...); err != nil {
+		// Only what is there, or anybody could make the list of roots grow; and what is
+		// there may be gone before it is a root, so it is looked at again.
+		there, err := x.s.cfg.Store.ValidPaths(ctx, paths)
+		if err == nil {
+			err = x.s.cfg.Store.AddTempRoot(ctx, there...)
+		}
+		if err != nil {
 			return nil, failed(err)
 		}
 	}

@@ -71,7 +71,7 @@ func describe(a *Attempt, s *Settings, p *site, sur *surroundings, outputs map[n
 		},
 		Users: sandbox.Users{OutsideUID: p.user.UID, OutsideGID: p.user.GID, InsideUID: p.user.UID, InsideGID: p.user.GID},
 	}
-	limitResources(spec, s, a.limits(s))
+	limitResources(spec, s, a.limits(s), usesUIDRange(a))
 	if p.isolation != sandbox.Full {
 		return spec, nil
 	}
@@ -106,8 +106,8 @@ func describe(a *Attempt, s *Settings, p *site, sur *surroundings, outputs map[n
 }
 
 // limitResources asks for a control group where one is wanted.
-func limitResources(spec *sandbox.Spec, s *Settings, l nix.Limits) {
-	spec.Group = s.UseCgroups
+func limitResources(spec *sandbox.Spec, s *Settings, l nix.Limits, uidRange bool) {
+	spec.Group = s.UseCgroups || uidRange
 	spec.Limits = cgroup.Limits{Memory: l.Memory, Processes: l.Processes, CPUWeight: l.CPUWeight, CPUQuota: l.CPUQuota}
 	spec.RequireLimits = l.Require
 }
