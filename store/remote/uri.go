@@ -1,0 +1,83 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/conf"
+)
+
+// Unix gives a Dial for the socket of a daemon on this machine.
+func Unix(socket string) func(context.Context) (io.ReadWriteCloser, error) {
+	return func(ctx context.Context) (io.ReadWriteCloser, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", socket)
+		if err != nil {
+			return nil, fmt.Errorf("%w (is the daemon running?)", err)
+		}
+		return conn, nil
+	}
+}
+
+// FromURI gives the Options for a store URI of the schemes unix and ssh-ng. socket
+// is where the daemon of this machine listens, if the URI does not say it. nixSSH
+// are further words for ssh, as NIX_SSHOPTS has them; errs takes what ssh says, and
+// may be nil.
+func FromURI(u conf.StoreURI, socket string, nixSSH []string, errs io.Writer) (Options, error) {
+	o := Options{Name: u.Redacted(), MaxConnections: DefaultConnections}
+	var err error
+	if o.Dir, err = nix.ParseStoreDir(param(u, "store", string(nix.DefaultStoreDir))); err != nil {
+		return Options{}, err
+	}
+	switch u.Scheme {
+	case conf.SchemeDaemon:
+		if u.Path != "" {
+			socket = u.Path
+		}
+		o.Dial = Unix(socket)
+	case conf.SchemeSSHNG:
+		// Each is a process and a handshake of its own.
+		o.MaxConnections = 1
+		o.Dial = SSH(SSHOptions{
+			Authority:     u.Authority,
+			Key:           u.Params.Get("ssh-key"),
+			HostKey:       u.Params.Get("base64-ssh-public-host-key"),
+			Compress:      u.Bool("compress", false),
+			Options:       nixSSH,
+			RemoteProgram: strings.Fields(param(u, "remote-program", "nix-daemon")),
+			RemoteArgs:    daemonArgs(u.Params.Get("remote-store")),
+			Errors:        errs,
+		})
+	default:
+		return Options{}, fmt.Errorf("store '%s' is not behind a daemon", u.Redacted())
+	}
+	if n, err := strconv.Atoi(u.Params.Get("max-connections")); err == nil && n > 0 {
+		o.MaxConnections = n
+	}
+	if n, err := strconv.Atoi(u.Params.Get("max-connection-age")); err == nil && n > 0 && n < 1<<31 {
+		o.MaxConnectionAge = time.Duration(n) * time.Second
+	}
+	return o, nil
+}
+
+func param(u conf.StoreURI, name, otherwise string) string {
+	if v := u.Params.Get(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// daemonArgs are the words for a daemon that serves its input and output.
+func daemonArgs(store string) []string {
+	args := []string{"--stdio"}
+	if store != "" {
+		args = append(args, "--store", store)
+	}
+	return args
+}
