@@ -204,7 +204,7 @@ func refusal(err error) error {
 	r := &refusedError{said: said, message: plain(said.Message)}
 	// The protocol has nothing but the text to tell these by; Nix's client does the
 	// same.
-	if strings.Contains(r.message, "' is not valid") {
+	if strings.Contains(r.message, "' is not valid") || strings.Contains(r.message, store.ErrNotFound.Error()) {
 		r.kind = store.ErrNotFound
 	}
 	return r

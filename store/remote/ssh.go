@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // SSHOptions say which program is started on which machine.
@@ -50,6 +51,7 @@ func (o SSHOptions) start() (*sshConn, error) {
 	}
 	c.cmd = exec.Command(words[0], words[1:]...)
 	c.cmd.Stderr = &c.said
+	c.cmd.WaitDelay = grace // for whatever else has its standard error open
 	if c.in, err = c.cmd.StdinPipe(); err == nil {
 		c.out, err = c.cmd.StdoutPipe()
 	}
@@ -121,7 +123,6 @@ type sshConn struct {
 	knownHosts string // a file of its own, "" for none
 
 	close sync.Once
-	ended error
 }
 
 func (c *sshConn) Read(p []byte) (int, error)  { return c.out.Read(p) }
@@ -136,12 +137,17 @@ func (c *sshConn) SyscallConn() (syscall.RawConn, error) {
 	return f.SyscallConn()
 }
 
+// grace is how long a program has to end after its input ended.
+const grace = time.Second
+
 // Close ends the program and waits for that.
 func (c *sshConn) Close() error {
 	c.close.Do(func() {
 		c.in.Close()
-		c.cmd.Process.Kill()
-		c.ended = c.cmd.Wait()
+		c.out.Close()
+		kill := time.AfterFunc(grace, func() { c.cmd.Process.Kill() })
+		c.cmd.Wait() // what it has to say has been said
+		kill.Stop()
 		c.forget()
 	})
 	return nil
