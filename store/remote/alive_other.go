@@ -7,6 +7,6 @@ import (
 	"io"
 )
 
-var errPeerGone = errors.ErrUnsupported
+var errPeerGone, errTryAgain = errors.ErrUnsupported, errors.ErrUnsupported
 
 func alive(io.ReadWriteCloser) bool { return true }

@@ -12,6 +12,9 @@ import (
 // errPeerGone is what writing to a connection gives that the other side has closed.
 const errPeerGone = unix.EPIPE
 
+// errTryAgain is what connecting to a socket gives at which too many wait already.
+const errTryAgain = unix.EAGAIN
+
 // alive tells whether an idle connection is still good: one on which something has
 // come is not, since a daemon says nothing unasked but that it has gone.
 func alive(raw io.ReadWriteCloser) bool {

@@ -181,7 +181,9 @@ func (s *Store) match(paths []nix.DerivedPath, said []nix.BuildResult) []nix.Bui
 	results := make([]nix.BuildResult, len(paths))
 	for i, p := range paths {
 		results[i] = nix.BuildResult{Path: p, Status: nix.StatusCancelled, Message: "it was cancelled since something else failed"}
-		if r := byPath[p.Format(s.opts.Dir, "!")]; r != nil {
+		r := byPath[p.Format(s.opts.Dir, "!")]
+		// Until Nix 2.28, what never ran has failed without a word.
+		if r != nil && (r.Status != nix.StatusMiscFailure || r.Message != "") {
 			results[i] = *r
 			results[i].Path, results[i].Message = p, plain(r.Message)
 		}

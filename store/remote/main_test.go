@@ -99,7 +99,7 @@ func open(t testing.TB, opts remote.Options) *remote.Store {
 }
 
 // drvOf makes a derivation, and the object that is its file.
-func drvOf(t testing.TB, name string, change func(*nix.Derivation)) (storetest.Object, *nix.Derivation) {
+func drvOf(t testing.TB, dir nix.StoreDir, name string, change func(*nix.Derivation)) (storetest.Object, *nix.Derivation) {
 	t.Helper()
 	d := &nix.Derivation{BasicDerivation: nix.BasicDerivation{
 		Name: name, System: "x86_64-linux", Builder: "/bin/sh", Env: map[string]string{},
@@ -108,14 +108,14 @@ func drvOf(t testing.TB, name string, change func(*nix.Derivation)) (storetest.O
 	if change != nil {
 		change(d)
 	}
-	if err := aterm.NewHasher(nix.DefaultStoreDir, nil, aterm.HasherOptions{}).FillOutputPaths(t.Context(), d); err != nil {
+	if err := aterm.NewHasher(dir, nil, aterm.HasherOptions{}).FillOutputPaths(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
-	_, refs, text, err := aterm.DerivationPath(nix.DefaultStoreDir, d)
+	_, refs, text, err := aterm.DerivationPath(dir, d)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return storetest.Text(t, nix.DefaultStoreDir, name+nix.DrvExtension, string(text), refs...), d
+	return storetest.Text(t, dir, name+nix.DrvExtension, string(text), refs...), d
 }
 
 // builderOf builds what any derivation of the store asks for: the same tree. One that

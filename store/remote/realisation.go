@@ -114,6 +114,14 @@ func (s *Store) RegisterRealisation(ctx context.Context, r *nix.Realisation) err
 }
 
 func (s *Store) registerRealisation(ctx context.Context, r *nix.Realisation) error {
+	// Daemons notice too that there is nothing, but say it in the words of a database.
+	valid, err := s.ValidPaths(ctx, []nix.StorePath{r.OutPath})
+	if err != nil {
+		return err
+	}
+	if len(valid) == 0 {
+		return s.notFound(r.OutPath)
+	}
 	modern, err := s.modern(ctx)
 	if err != nil {
 		return err

@@ -81,9 +81,9 @@ func TestBuild(t *testing.T) {
 	for _, v := range versions() {
 		t.Run(v.String(), func(t *testing.T) {
 			m := storetest.NewMemory(nix.DefaultStoreDir)
-			works, worksDrv := drvOf(t, "works", nil)
-			fails, _ := drvOf(t, "fails", nil)
-			_, brought := drvOf(t, "brought", nil)
+			works, worksDrv := drvOf(t, nix.DefaultStoreDir, "works", nil)
+			fails, _ := drvOf(t, nix.DefaultStoreDir, "fails", nil)
+			_, brought := drvOf(t, nix.DefaultStoreDir, "brought", nil)
 			storetest.Add(t, m, works, fails)
 			s := open(t, remote.Options{Dial: serve(t, daemon.Config{Store: m, Builder: builderOf(t, m), Trust: worker.Trusted}), Version: v})
 
@@ -133,7 +133,7 @@ func TestBuild(t *testing.T) {
 // TestBuildCancelled stops a build that nobody wants.
 func TestBuildCancelled(t *testing.T) {
 	m := storetest.NewMemory(nix.DefaultStoreDir)
-	works, _ := drvOf(t, "works", nil)
+	works, _ := drvOf(t, nix.DefaultStoreDir, "works", nil)
 	storetest.Add(t, m, works)
 	begun, stopped := make(chan struct{}), make(chan struct{})
 	b := buildFunc(func(ctx context.Context, _ *nix.BuildRequest) ([]nix.BuildResult, error) {

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,15 +14,26 @@ import (
 	"github.com/kilnbuild/kiln/nix/conf"
 )
 
-// Unix gives a Dial for the socket of a daemon on this machine.
+// Unix gives a Dial for the socket of a daemon on this machine. It waits while more
+// clients want to connect than the daemon lets wait, which are five with Nix's.
 func Unix(socket string) func(context.Context) (io.ReadWriteCloser, error) {
 	return func(ctx context.Context) (io.ReadWriteCloser, error) {
+		const longest = 200 * time.Millisecond
 		var d net.Dialer
-		conn, err := d.DialContext(ctx, "unix", socket)
-		if err != nil {
-			return nil, fmt.Errorf("%w (is the daemon running?)", err)
+		for wait := time.Millisecond; ; wait = min(2*wait, longest) {
+			conn, err := d.DialContext(ctx, "unix", socket)
+			switch {
+			case err == nil:
+				return conn, nil
+			case !errors.Is(err, errTryAgain):
+				return nil, fmt.Errorf("%w (is the daemon running?)", err)
+			}
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
 		}
-		return conn, nil
 	}
 }
 
@@ -30,7 +42,9 @@ func Unix(socket string) func(context.Context) (io.ReadWriteCloser, error) {
 // are further words for ssh, as NIX_SSHOPTS has them; errs takes what ssh says, and
 // may be nil.
 func FromURI(u conf.StoreURI, socket string, nixSSH []string, errs io.Writer) (Options, error) {
-	o := Options{Name: u.Redacted(), MaxConnections: DefaultConnections}
+	named := u
+	named.Params = nil
+	o := Options{Name: named.Redacted(), MaxConnections: DefaultConnections}
 	var err error
 	if o.Dir, err = nix.ParseStoreDir(param(u, "store", string(nix.DefaultStoreDir))); err != nil {
 		return Options{}, err
