@@ -11,7 +11,7 @@ import (
 
 	"github.com/kilnbuild/kiln/executor"
 	"github.com/kilnbuild/kiln/nix"
-	"github.com/kilnbuild/kiln/store/local"
+	"github.com/kilnbuild/kiln/store/remote"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -110,42 +110,73 @@ func (b *buildFlags) outputs() (*nix.BuildRequest, error) {
 	return &nix.BuildRequest{}, nil
 }
 
-func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string) error {
+func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string) (err error) {
 	request, err := flags.request()
 	if err != nil {
 		return err
 	}
-	return g.withStore(ctx, false, func(c *configuration, st *local.Store) (err error) {
-		for _, arg := range args {
-			p, err := buildArg(ctx, st, arg)
-			if err != nil {
-				return err
+	c, err := g.configure()
+	if err != nil {
+		return err
+	}
+	if c.behindDaemon() {
+		return c.withRemote(func(st *remote.Store) error {
+			workshop := func(*screen) (nix.Builder, planner, func() error, error) {
+				return st, remoteStore{st}.plan, func() error { return nil }, nil
 			}
-			request.Paths = append(request.Paths, p)
-		}
-		screen := newScreen(st.Dir(), g, flags, c.settings.LogLines)
-		defer screen.Close()
-		x, closeExecutor, err := c.executor(st, g.verbose, screen.ShowsLogs())
+			return buildIn(ctx, c, g, flags, request, args, remoteStore{st}, workshop)
+		})
+	}
+	st, err := c.open(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	workshop := func(s *screen) (nix.Builder, planner, func() error, error) {
+		x, closeExecutor, err := c.executor(st, g.verbose, s.ShowsLogs())
 		if err != nil {
-			return err
+			return nil, nil, nil, err
 		}
-		defer func() { err = errors.Join(err, closeExecutor()) }()
+		return x, x.Plan, closeExecutor, nil
+	}
+	return buildIn(ctx, c, g, flags, request, args, st, workshop)
+}
 
-		if flags.dryRun {
-			return dryRun(ctx, x, st, request.Paths)
-		}
-		request.Log = screen
-		results, err := x.Build(ctx, request)
-		screen.Close()
+// A planner tells what a builder would do.
+type planner func(ctx context.Context, paths []nix.DerivedPath) (*executor.Plan, error)
+
+// buildIn has what workshop gives build what the command line asks for.
+func buildIn(ctx context.Context, c *configuration, g *globals, flags *buildFlags, request *nix.BuildRequest, args []string,
+	st buildStore, workshop func(*screen) (nix.Builder, planner, func() error, error)) (err error) {
+	for _, arg := range args {
+		p, err := buildArg(ctx, st, arg)
 		if err != nil {
 			return err
 		}
-		return flags.finish(ctx, g, st, screen, results)
-	})
+		request.Paths = append(request.Paths, p)
+	}
+	screen := newScreen(st.Dir(), g, flags, c.settings.LogLines)
+	defer screen.Close()
+	builder, plan, closeBuilder, err := workshop(screen)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeBuilder()) }()
+
+	if flags.dryRun {
+		return dryRun(ctx, plan, st.Dir(), request.Paths)
+	}
+	request.Log = screen
+	results, err := builder.Build(ctx, request)
+	screen.Close()
+	if err != nil {
+		return err
+	}
+	return flags.finish(ctx, g, st, screen, results)
 }
 
 // finish tells of the results, after the screen was closed.
-func (b *buildFlags) finish(ctx context.Context, g *globals, st *local.Store, screen *screen, results []nix.BuildResult) error {
+func (b *buildFlags) finish(ctx context.Context, g *globals, st buildStore, screen *screen, results []nix.BuildResult) error {
 	if b.outLink != "" {
 		if err := makeLinks(ctx, st, b.outLink, results); err != nil {
 			return err
@@ -210,8 +241,8 @@ func failures(dir nix.StoreDir, results []nix.BuildResult, tell func(message str
 	return exit
 }
 
-func dryRun(ctx context.Context, x *executor.Executor, st *local.Store, paths []nix.DerivedPath) error {
-	plan, err := x.Plan(ctx, paths)
+func dryRun(ctx context.Context, planned planner, dir nix.StoreDir, paths []nix.DerivedPath) error {
+	plan, err := planned(ctx, paths)
 	if err != nil {
 		return err
 	}
@@ -222,13 +253,13 @@ func dryRun(ctx context.Context, x *executor.Executor, st *local.Store, paths []
 		}
 		fmt.Fprintf(os.Stderr, "%d %s will be built:\n", n, noun)
 		for _, p := range plan.Build {
-			fmt.Fprintf(os.Stderr, "  %s\n", st.Dir().Join(p))
+			fmt.Fprintf(os.Stderr, "  %s\n", dir.Join(p))
 		}
 	}
 	if len(plan.Unknown) > 0 {
 		fmt.Fprintln(os.Stderr, "don't know how to build these paths:")
 		for _, p := range plan.Unknown {
-			fmt.Fprintf(os.Stderr, "  %s\n", st.Dir().Join(p))
+			fmt.Fprintf(os.Stderr, "  %s\n", dir.Join(p))
 		}
 	}
 	return nil

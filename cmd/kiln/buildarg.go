@@ -12,15 +12,21 @@ import (
 	"github.com/kilnbuild/kiln/nix/aterm"
 	"github.com/kilnbuild/kiln/nix/drvjson"
 	"github.com/kilnbuild/kiln/nix/jsonvalue"
-	"github.com/kilnbuild/kiln/store/local"
 )
 
 // maxDrvFile bounds how much of a derivation's file is read, in bytes.
 const maxDrvFile = 64 << 20
 
+// A buildStore is what builds are asked for in.
+type buildStore interface {
+	place
+	AddDerivation(ctx context.Context, drv *nix.Derivation) (nix.StorePath, error)
+	AddRoot(ctx context.Context, link string, p nix.StorePath) error
+}
+
 // buildArg reads a command line's word for something to build. Derivations that
 // are not in the store yet are added.
-func buildArg(ctx context.Context, st *local.Store, arg string) (nix.DerivedPath, error) {
+func buildArg(ctx context.Context, st buildStore, arg string) (nix.DerivedPath, error) {
 	name, outputs, chosen := strings.Cut(arg, "^")
 	wanted := nix.AllOutputs
 	if chosen {
@@ -47,7 +53,7 @@ func buildArg(ctx context.Context, st *local.Store, arg string) (nix.DerivedPath
 
 // addDerivationFile reads a .drv or JSON file and adds the derivation to the
 // store.
-func addDerivationFile(ctx context.Context, st *local.Store, name string) (nix.StorePath, error) {
+func addDerivationFile(ctx context.Context, st buildStore, name string) (nix.StorePath, error) {
 	text, err := readLimited(name, maxDrvFile)
 	if err != nil {
 		return "", fmt.Errorf("read derivation: %w", err)

@@ -92,7 +92,7 @@ func runDaemon(ctx context.Context, g *globals, flags *daemonFlags) error {
 			return fresh.settings, nil
 		},
 		Open: func(ctx context.Context, s *conf.Settings) (service.Workshop, error) {
-			return openWorkshop(ctx, &configuration{settings: s, dirs: c.dirs, local: c.local}, g.verbose, g.problems())
+			return openWorkshop(ctx, &configuration{settings: s, dirs: c.dirs, store: c.store, local: c.local}, g.verbose, g.problems())
 		},
 		StoreDir:       nix.StoreDir(c.local.Store),
 		ForceTrust:     flags.trust(),

@@ -71,7 +71,8 @@ func (s *settingFlag) Set(text string) error {
 type configuration struct {
 	settings *conf.Settings
 	dirs     conf.Dirs
-	local    conf.LocalDirs
+	store    conf.StoreURI
+	local    conf.LocalDirs // where store is a local one
 }
 
 // configure reads the configuration. Warnings go to standard error.
@@ -112,18 +113,21 @@ func (g *globals) configure() (*configuration, error) {
 	if uri.Scheme == conf.SchemeAuto {
 		uri = conf.DefaultStore(uri, env.StoreFacts(c.dirs, uri))
 	}
-	if uri.Scheme != conf.SchemeLocal {
-		return nil, fmt.Errorf("store '%s' is not a local store: kiln opens local stores only; give the root of one with --store", text)
+	c.store = uri
+	if uri.Scheme == conf.SchemeLocal {
+		c.local = c.dirs.Local(uri)
 	}
-	c.local = c.dirs.Local(uri)
 	return c, nil
 }
 
 // buildDir has the build directories.
 func (c *configuration) buildDir() string { return cmp.Or(c.settings.BuildDir, c.local.Build) }
 
-// storeOptions are those of the configured store.
+// storeOptions are those of the configured store, which has to be a local one.
 func (c *configuration) storeOptions() (opts local.Options, err error) {
+	if c.store.Scheme != conf.SchemeLocal {
+		return opts, fmt.Errorf("store '%s' is not a local store, and this command works on local stores only; give the root of one with --store", c.store.Redacted())
+	}
 	dir, err := nix.ParseStoreDir(c.local.Store)
 	if err != nil {
 		return opts, err
@@ -193,9 +197,15 @@ func (g *globals) with(open func(*configuration) (*local.Store, error), f func(*
 	return f(c, st)
 }
 
+// A place is a store whose objects are files of this machine, or would be.
+type place interface {
+	Dir() nix.StoreDir
+	RealDir() string
+}
+
 // storePathArg reads a command line's word for a store object: its logical path,
 // its path on this machine, or a symlink to one of them.
-func storePathArg(st *local.Store, arg string) (nix.StorePath, error) {
+func storePathArg(st place, arg string) (nix.StorePath, error) {
 	if p, _, err := st.Dir().Split(arg); err == nil {
 		return p, nil
 	}

@@ -8,13 +8,12 @@ import (
 	"slices"
 
 	"github.com/kilnbuild/kiln/nix"
-	"github.com/kilnbuild/kiln/store/local"
 )
 
 // makeLinks makes a link to each output of what was built, named as `nix build`
 // names them: "result" and "result-doc" for the outputs of the first derivation,
 // "result-1" and "result-1-doc" for those of the second.
-func makeLinks(ctx context.Context, st *local.Store, name string, results []nix.BuildResult) error {
+func makeLinks(ctx context.Context, st buildStore, name string, results []nix.BuildResult) error {
 	base, err := filepath.Abs(name)
 	if err != nil {
 		return err

@@ -64,7 +64,7 @@ func (w *workshop) Store() *local.Store { return w.store }
 // Builder implements service.Workshop. What a client's settings say of the store has no
 // effect: it is open.
 func (w *workshop) Builder(st *local.Store, s *conf.Settings, showsLogs bool) (nix.Builder, func(), error) {
-	own := &configuration{settings: s, dirs: w.c.dirs, local: w.c.local}
+	own := &configuration{settings: s, dirs: w.c.dirs, store: w.c.store, local: w.c.local}
 	passOn, done := w.passOn, func() {}
 	if s.Builders != w.c.settings.Builders || !slices.Equal(s.BuildHook, w.c.settings.BuildHook) {
 		var err error

@@ -22,6 +22,8 @@ type Options struct {
 	// Dir is the store directory; "" stands for nix.DefaultStoreDir. The daemon does
 	// not say which it has.
 	Dir nix.StoreDir
+	// SameMachine says that the daemon sees the files of this machine.
+	SameMachine bool
 	// MaxConnections is how many there are at most at a time; 0 stands for
 	// DefaultConnections. One more keeps temporary roots, if there are any.
 	MaxConnections int

@@ -55,6 +55,7 @@ func FromURI(u conf.StoreURI, socket string, nixSSH []string, errs io.Writer) (O
 			socket = u.Path
 		}
 		o.Dial = Unix(socket)
+		o.SameMachine = true
 	case conf.SchemeSSHNG:
 		// Each is a process and a handshake of its own.
 		o.MaxConnections = 1
