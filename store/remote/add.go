@@ -26,14 +26,10 @@ func (s *Store) add(ctx context.Context, info *nix.PathInfo, archive io.Reader, 
 	if info.NARHash.IsZero() {
 		return errors.New("the archive's SHA-256 hash is not given")
 	}
-	content, err := newContent(s.opts.Dir, info)
-	if err != nil {
-		return err
-	}
 	r := &worker.AddToStoreNar{Info: info, Repair: opts.Repair, DontCheckSigs: !opts.CheckSignatures}
 	body := func(w io.Writer) error {
 		// The end is sent after the content was found to be right, or never.
-		return content.check(w, func(w io.Writer) error {
+		return store.WriteContent(w, s.opts.Dir, info, func(w io.Writer) error {
 			_, err := nar.CopyArchive(w, cancellable{ctx, archive}, nar.Limits{})
 			return err
 		})
@@ -108,11 +104,7 @@ func (s *Store) AddMany(ctx context.Context, infos []*nix.PathInfo, archive func
 		return c.framed(r, s.listener(), func(w io.Writer) error {
 			objects := worker.NewObjectWriter(w, s.opts.Dir, len(infos))
 			for i, info := range infos {
-				content, err := newContent(s.opts.Dir, info)
-				if err != nil {
-					return fmt.Errorf("'%s': %w", s.opts.Dir.Join(info.Path), err)
-				}
-				err = content.check(objects.Next(info), func(w io.Writer) error { return archive(ctx, i, w) })
+				err := store.WriteContent(objects.Next(info), s.opts.Dir, info, func(w io.Writer) error { return archive(ctx, i, w) })
 				if err != nil {
 					return err
 				}

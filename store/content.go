@@ -1,4 +1,4 @@
-package remote
+package store
 
 import (
 	"bufio"
@@ -12,12 +12,23 @@ import (
 	"github.com/kilnbuild/kiln/nix/nar"
 )
 
-// content compares an archive on its way with its content address: a daemon that
-// trusts its client believes in it. Of trees that refer to themselves it is believed
-// here too.
+// WriteContent has write write the archive of info to w, and compares it with its
+// content address, if it has one, as it passes. It is for stores whose other side
+// believes in content addresses: that the archive has its hash is for that to see, and
+// the address of a tree that refers to itself is believed here too. An error comes
+// before write is called where the path does not follow from the content address, and
+// otherwise after the last byte.
+func WriteContent(w io.Writer, dir nix.StoreDir, info *nix.PathInfo, write func(io.Writer) error) error {
+	c, err := newContent(dir, info)
+	if err != nil {
+		return err
+	}
+	return c.check(w, write)
+}
+
+// content is what an archive is compared with.
 type content struct{ want nix.ContentAddress }
 
-// newContent refuses an object whose path does not follow from its content address.
 func newContent(dir nix.StoreDir, info *nix.PathInfo) (content, error) {
 	if info.CA.IsZero() {
 		return content{}, nil
@@ -35,12 +46,11 @@ func newContent(dir nix.StoreDir, info *nix.PathInfo) (content, error) {
 		if info.CA.Hash != info.NARHash {
 			err = errors.New("its archive's hash is not that of its content address")
 		}
-		return content{}, err // the daemon compares the archive with its hash
+		return content{}, err // which the other side compares it with
 	}
 	return content{info.CA}, nil
 }
 
-// check has write write an archive to w. It fails if that is not what it should be.
 func (c content) check(w io.Writer, write func(io.Writer) error) error {
 	if c.want.IsZero() {
 		return write(w)
