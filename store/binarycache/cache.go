@@ -1,0 +1,343 @@
+package binarycache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/nar"
+	"github.com/kilnbuild/kiln/nix/narinfo"
+	"github.com/kilnbuild/kiln/store"
+)
+
+// Options are the choices for a cache. The zero value reads.
+type Options struct {
+	// Dir is the store directory that the cache must be of; "" stands for
+	// nix.DefaultStoreDir.
+	Dir nix.StoreDir
+	// Create says that what makes a directory a cache is written if it is not there.
+	Create bool
+	// Compression of archives that are written: "none", "xz", "zstd", "gzip" or "br";
+	// "" stands for "xz".
+	Compression string
+	// Level of the compression; nil stands for the usual one.
+	Level *int
+	// Parallel has archives be compressed by all processors.
+	Parallel bool
+	// Keys sign what is added.
+	Keys []narinfo.SecretKey
+	// Trusted are the keys that AddOptions.CheckSignatures wants a signature of.
+	Trusted []narinfo.PublicKey
+	// Priority and WantMassQuery are written by Create, if they are not zero.
+	Priority      int
+	WantMassQuery bool
+}
+
+// A Cache is a binary cache. It is safe for concurrent use. It does not keep when
+// objects were added, nor whether they were built there.
+type Cache struct {
+	name  string // as errors have it
+	files files
+	opts  Options
+	pack  compressor
+
+	mu    sync.Mutex
+	known map[nix.StorePath]*narinfo.Info
+}
+
+// maxKnown is how many narinfos are remembered.
+const maxKnown = 1 << 14
+
+const cacheInfo = "nix-cache-info"
+
+// maxCacheInfo is the longest nix-cache-info that is read, in bytes.
+const maxCacheInfo = 64 << 10
+
+// openCache checks that the files are a cache, or makes them one.
+func openCache(ctx context.Context, name string, f files, opts Options) (*Cache, error) {
+	opts.Dir = cmp.Or(opts.Dir, nix.DefaultStoreDir)
+	c := &Cache{name: name, files: f, opts: opts, known: make(map[nix.StorePath]*narinfo.Info)}
+	c.pack = compressor{method: cmp.Or(opts.Compression, "xz"), level: -1, parallel: opts.Parallel}
+	if opts.Level != nil {
+		c.pack.level = *opts.Level
+	}
+	if err := c.check(ctx); err != nil {
+		return nil, fmt.Errorf("open binary cache '%s': %w", name, err)
+	}
+	return c, nil
+}
+
+func (c *Cache) check(ctx context.Context) error {
+	text, err := c.read(ctx, cacheInfo, maxCacheInfo)
+	if errors.Is(err, fs.ErrNotExist) {
+		if !c.opts.Create {
+			return errors.New("it has no file 'nix-cache-info', so it is no binary cache")
+		}
+		return c.create(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimRight(line, "\r\n"), ":")
+		if value = strings.TrimSpace(value); key == "StoreDir" && value != string(c.opts.Dir) {
+			return fmt.Errorf("it is for the store directory '%s', not '%s'", value, c.opts.Dir)
+		}
+	}
+	return nil
+}
+
+func (c *Cache) create(ctx context.Context) error {
+	text := "StoreDir: " + string(c.opts.Dir) + "\n"
+	if c.opts.WantMassQuery {
+		text += "WantMassQuery: 1\n"
+	}
+	if c.opts.Priority != 0 {
+		text += "Priority: " + strconv.Itoa(c.opts.Priority) + "\n"
+	}
+	return c.write(ctx, cacheInfo, "text/x-nix-cache-info", []byte(text))
+}
+
+// read reads a small file.
+func (c *Cache) read(ctx context.Context, name string, limit int64) ([]byte, error) {
+	r, err := c.files.open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	text, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("'%s' has more than %d bytes", name, limit)
+	}
+	return text, err
+}
+
+// write writes a small file.
+func (c *Cache) write(ctx context.Context, name, kind string, text []byte) error {
+	spool, err := c.files.spool()
+	if err != nil {
+		return err
+	}
+	if _, err := spool.Write(text); err != nil {
+		return errors.Join(err, discard(spool))
+	}
+	return c.files.put(ctx, name, kind, spool, int64(len(text)))
+}
+
+// Dir implements store.Store.
+func (c *Cache) Dir() nix.StoreDir { return c.opts.Dir }
+
+// Name is what errors call the cache.
+func (c *Cache) Name() string { return c.name }
+
+func narinfoName(p nix.StorePath) string { return p.HashPart() + ".narinfo" }
+
+// info gives what the cache says of an object.
+func (c *Cache) info(ctx context.Context, p nix.StorePath) (*narinfo.Info, error) {
+	c.mu.Lock()
+	i := c.known[p]
+	c.mu.Unlock()
+	if i != nil {
+		return i, context.Cause(ctx)
+	}
+	text, err := c.read(ctx, narinfoName(p), narinfo.MaxSize)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("path '%s' in '%s': %w", c.opts.Dir.Join(p), c.name, store.ErrNotFound)
+	}
+	if err == nil {
+		i, err = narinfo.Parse(c.opts.Dir, text)
+	}
+	if err == nil && i.Path != p {
+		err = fmt.Errorf("it is about '%s'", c.opts.Dir.Join(i.Path))
+	}
+	if err == nil {
+		err = checkURL(i.URL)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what '%s' says of '%s': %w", c.name, c.opts.Dir.Join(p), err)
+	}
+	c.remember(i)
+	return i, nil
+}
+
+func (c *Cache) remember(i *narinfo.Info) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.known) >= maxKnown {
+		clear(c.known)
+	}
+	c.known[i.Path] = i
+}
+
+// checkURL refuses what leads out of the cache.
+func checkURL(url string) error {
+	file, _, _ := strings.Cut(url, "?")
+	if strings.ContainsAny(url, "\\\x00\r\n#") || strings.Contains(file, ":") || path.IsAbs(file) || file == "" ||
+		path.Clean(file) != file || file == ".." || strings.HasPrefix(file, "../") || strings.Contains(strings.ToLower(file), "%2e") {
+		return fmt.Errorf("its URL '%.200s' leads out of the cache", url)
+	}
+	return nil
+}
+
+// PathInfo implements store.Source.
+func (c *Cache) PathInfo(ctx context.Context, p nix.StorePath) (*nix.PathInfo, error) {
+	i, err := c.info(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	info := i.PathInfo
+	info.References = append([]nix.StorePath(nil), i.References...)
+	info.Signatures = append([]string(nil), i.Signatures...)
+	return &info, nil
+}
+
+// queries is how many narinfos are asked for at once.
+const queries = 25
+
+// each runs f for all numbers below n, some at once, until one fails.
+func each(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	var once sync.Once
+	var failure error
+	next := make(chan int)
+	for range min(queries, n) {
+		wg.Go(func() {
+			for i := range next {
+				if err := f(ctx, i); err != nil {
+					once.Do(func() { failure = err; cancel(err) })
+				}
+			}
+		})
+	}
+	for i := range n {
+		if ctx.Err() != nil {
+			break
+		}
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	if failure == nil {
+		failure = context.Cause(ctx)
+	}
+	return failure
+}
+
+// PathInfos implements store.InfoSource.
+func (c *Cache) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error) {
+	infos := make([]*nix.PathInfo, len(paths))
+	err := each(ctx, len(paths), func(ctx context.Context, i int) (err error) {
+		infos[i], err = c.PathInfo(ctx, paths[i])
+		return err
+	})
+	return infos, err
+}
+
+// ValidPaths implements store.BatchSource.
+func (c *Cache) ValidPaths(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
+	there := make([]bool, len(paths))
+	err := each(ctx, len(paths), func(ctx context.Context, i int) (err error) {
+		there[i], err = c.files.exists(ctx, narinfoName(paths[i]))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ask '%s' for what it has: %w", c.name, err)
+	}
+	var valid []nix.StorePath
+	for i, p := range paths {
+		if there[i] {
+			valid = append(valid, p)
+		}
+	}
+	return valid, nil
+}
+
+// NAR implements store.Source. What does not have the hash and size that the cache
+// says is an error when all of it was written.
+func (c *Cache) NAR(ctx context.Context, p nix.StorePath, w io.Writer) error {
+	i, err := c.info(ctx, p)
+	if err != nil {
+		return err
+	}
+	err = c.archive(ctx, i, w)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	if err != nil {
+		c.mu.Lock()
+		delete(c.known, p) // it may have been replaced
+		c.mu.Unlock()
+		return fmt.Errorf("read '%s' from '%s': %w", c.opts.Dir.Join(p), c.name, err)
+	}
+	return nil
+}
+
+func (c *Cache) archive(ctx context.Context, i *narinfo.Info, w io.Writer) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	packed, err := c.files.open(ctx, i.URL)
+	if err != nil {
+		return err
+	}
+	defer packed.Close()
+	unpacked, err := decompress(i.Compression, packed)
+	if err != nil {
+		return fmt.Errorf("unpack '%s': %w", i.URL, err)
+	}
+	defer unpacked.Close()
+	sum := nix.SHA256.New()
+	// One byte more, to see that there is more.
+	n, err := io.Copy(io.MultiWriter(cancellable{ctx, w}, sum), io.LimitReader(unpacked, i.NARSize+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("unpack '%s': %w", i.URL, err)
+	case n > i.NARSize:
+		return fmt.Errorf("the archive has more than the %d bytes that it should have", i.NARSize)
+	case n < i.NARSize:
+		return fmt.Errorf("the archive has %d bytes, not %d", n, i.NARSize)
+	}
+	if got := nix.SumHash(nix.SHA256, sum); got != i.NARHash {
+		return fmt.Errorf("the archive has the hash %s, not %s", got, i.NARHash)
+	}
+	return nil
+}
+
+// cancellable fails when its context has ended.
+type cancellable struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (c cancellable) Write(p []byte) (int, error) {
+	if err := context.Cause(c.ctx); err != nil {
+		return 0, err
+	}
+	return c.w.Write(p)
+}
+
+// cancellableReader fails when its context has ended.
+type cancellableReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c cancellableReader) Read(p []byte) (int, error) {
+	if err := context.Cause(c.ctx); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// limits are those of archives.
+var limits nar.Limits

@@ -1,0 +1,286 @@
+package binarycache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// HTTPOptions are the choices for caches behind HTTP. A field that is zero stands for
+// what is said there.
+type HTTPOptions struct {
+	// Client makes the requests; nil stands for one of its own, which keeps connections
+	// alive and takes proxies from the environment.
+	Client *http.Client
+	// Attempts is how often a request is made that fails for what may pass; 0 for 5.
+	Attempts int
+	// Delay is how long to wait before the second attempt, and twice as long before
+	// each further one; 0 for a quarter of a second.
+	Delay time.Duration
+	// Stalled is how long a download may bring nothing; 0 for 5 minutes.
+	Stalled   time.Duration
+	UserAgent string
+}
+
+// web has the files of a cache behind HTTP. Those that are put there are kept in a
+// temporary file until they are complete.
+type web struct {
+	base string // without a slash at the end
+	opts HTTPOptions
+}
+
+func newWeb(base string, opts HTTPOptions) *web {
+	if opts.Client == nil {
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		// As many as ask at once: others would be closed after each.
+		t.MaxIdleConnsPerHost = queries
+		t.ResponseHeaderTimeout = time.Minute
+		// Archives are compressed; where they are not, their size is what is said.
+		t.DisableCompression = true
+		opts.Client = &http.Client{Transport: t, CheckRedirect: checkRedirect}
+	}
+	if opts.Attempts <= 0 {
+		opts.Attempts = 5
+	}
+	if opts.Delay <= 0 {
+		opts.Delay = 250 * time.Millisecond
+	}
+	if opts.Stalled <= 0 {
+		opts.Stalled = 5 * time.Minute
+	}
+	return &web{strings.TrimSuffix(base, "/"), opts}
+}
+
+// checkRedirect follows no redirect from https to http. Credentials go to no other
+// host: net/http sees to that.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	const most = 10
+	switch {
+	case len(via) >= most:
+		return fmt.Errorf("more than %d redirects", most)
+	case via[0].URL.Scheme == "https" && req.URL.Scheme != "https":
+		return fmt.Errorf("redirected from https to %s", req.URL.Scheme)
+	}
+	return nil
+}
+
+// A statusError is an answer that is not what was asked for.
+type statusError struct {
+	status string
+	code   int
+	url    string
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("'%s': HTTP status %s", e.url, e.status) }
+
+// Unwrap says that there is no such file. Some buckets do not let anybody know.
+func (e *statusError) Unwrap() error {
+	if e.code == http.StatusNotFound || e.code == http.StatusGone || e.code == http.StatusForbidden {
+		return fs.ErrNotExist
+	}
+	return nil
+}
+
+// passes tells whether it may work the next time.
+func passes(err error) bool {
+	var status *statusError
+	if errors.As(err, &status) {
+		return status.code >= 500 && status.code != http.StatusNotImplemented || status.code == http.StatusTooManyRequests || status.code == http.StatusRequestTimeout
+	}
+	return true
+}
+
+// do makes a request, more than once if it has to be. The body is the caller's.
+func (h *web) do(ctx context.Context, method, name string, prepare func(*http.Request) error) (*http.Response, error) {
+	for attempt := 1; ; attempt++ {
+		resp, err := h.once(ctx, method, name, prepare)
+		if err == nil {
+			return resp, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if attempt >= h.opts.Attempts || !passes(err) {
+			return nil, err
+		}
+		if err := h.wait(ctx, attempt); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// wait waits after an attempt that failed.
+func (h *web) wait(ctx context.Context, attempt int) error {
+	delay := h.opts.Delay << min(attempt-1, 10)
+	delay += time.Duration(rand.Int64N(int64(delay)/2 + 1))
+	select {
+	case <-time.After(delay):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (h *web) once(ctx context.Context, method, name string, prepare func(*http.Request) error) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, h.base+"/"+name, nil)
+	if err != nil {
+		return nil, err
+	}
+	if h.opts.UserAgent != "" {
+		req.Header.Set("User-Agent", h.opts.UserAgent)
+	}
+	if prepare != nil {
+		if err := prepare(req); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := h.opts.Client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 != 2 {
+		resp.Body.Close()
+		return nil, &statusError{resp.Status, resp.StatusCode, req.URL.Redacted()}
+	}
+	return resp, nil
+}
+
+func (h *web) exists(ctx context.Context, name string) (bool, error) {
+	resp, err := h.do(ctx, http.MethodHead, name, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	return true, resp.Body.Close()
+}
+
+func (h *web) open(ctx context.Context, name string) (io.ReadCloser, error) {
+	d := &download{h: h, ctx: ctx, name: name}
+	return d, d.start()
+}
+
+func (h *web) spool() (*os.File, error) { return os.CreateTemp("", "kiln-upload-") }
+
+func (h *web) put(ctx context.Context, name, kind string, spool *os.File, size int64) error {
+	defer discard(spool)
+	resp, err := h.do(ctx, http.MethodPut, name, func(req *http.Request) error {
+		req.Header.Set("Content-Type", kind)
+		req.ContentLength = size
+		// A section and not the file: the client closes what it has sent.
+		req.Body = io.NopCloser(io.NewSectionReader(spool, 0, size))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("upload: %w", err)
+	}
+	return resp.Body.Close()
+}
+
+// A download is a file that comes. When the connection breaks, it goes on from there
+// with another one.
+type download struct {
+	h       *web
+	ctx     context.Context
+	name    string
+	body    io.ReadCloser
+	tag     string // what the server calls this content, "" if it does not
+	done    int64
+	attempt int
+	stop    context.CancelCauseFunc // of the request
+	clock   *time.Timer
+}
+
+var errStalled = errors.New("nothing more came")
+
+// start makes the request, for what is left.
+func (d *download) start() error {
+	ctx, cancel := context.WithCancelCause(d.ctx)
+	resp, err := d.h.do(ctx, http.MethodGet, d.name, func(req *http.Request) error {
+		if d.done > 0 {
+			req.Header.Set("Range", "bytes="+strconv.FormatInt(d.done, 10)+"-")
+			if d.tag != "" {
+				req.Header.Set("If-Range", d.tag)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		cancel(nil)
+		return err
+	}
+	tag := resp.Header.Get("ETag")
+	if strings.HasPrefix(tag, "W/") {
+		tag = "" // not good for parts
+	}
+	if d.done > 0 && resp.StatusCode != http.StatusPartialContent {
+		// The server begins again. What came before is passed over, if it is the same.
+		if d.tag != "" && tag != d.tag {
+			err = errors.New("it has changed since")
+		} else {
+			_, err = io.CopyN(io.Discard, resp.Body, d.done)
+		}
+		if err != nil {
+			resp.Body.Close()
+			cancel(nil)
+			return err
+		}
+	}
+	d.tag, d.body, d.stop = tag, resp.Body, cancel
+	d.clock = time.AfterFunc(d.h.opts.Stalled, func() { cancel(errStalled) })
+	return nil
+}
+
+// end ends the request.
+func (d *download) end() {
+	if d.body != nil {
+		d.clock.Stop()
+		d.body.Close()
+		d.stop(nil)
+		d.body = nil
+	}
+}
+
+func (d *download) Read(p []byte) (int, error) {
+	for {
+		if d.body == nil {
+			return 0, errors.New("download: it has ended")
+		}
+		n, err := d.body.Read(p)
+		d.done += int64(n)
+		if n > 0 {
+			d.clock.Reset(d.h.opts.Stalled)
+			d.attempt = 0
+			return n, nil // an error comes again
+		}
+		if err == nil || err == io.EOF {
+			return n, err
+		}
+		d.end()
+		if cause := context.Cause(d.ctx); cause != nil {
+			return 0, cause
+		}
+		if d.attempt++; d.attempt >= d.h.opts.Attempts {
+			return 0, fmt.Errorf("download '%s': %w", d.name, err)
+		}
+		if err := d.h.wait(d.ctx, d.attempt); err != nil {
+			return 0, err
+		}
+		if err := d.start(); err != nil {
+			return 0, fmt.Errorf("go on with the download of '%s' at byte %d: %w", d.name, d.done, err)
+		}
+	}
+}
+
+func (d *download) Close() error {
+	d.end()
+	return nil
+}
