@@ -137,20 +137,21 @@ func (c *configuration) storeOptions() (opts local.Options, err error) {
 		return opts, err
 	}
 	return local.Options{
-		BuildUsersGroup: group,
-		StoreDir:        dir,
-		RealStoreDir:    c.local.Real,
-		StateDir:        c.local.State,
-		LogDir:          c.local.Log,
-		ScratchDirs:     []string{c.buildDir()},
-		AllowSymlinks:   c.settings.AllowSymlinkedStore,
-		CADerivations:   c.settings.ExperimentalFeatures.Has("ca-derivations"),
-		Warn:            func(err error) { fmt.Fprintf(os.Stderr, "warning: %v\n", err) },
-		FsyncMetadata:   c.settings.FsyncMetadata,
-		FsyncStorePaths: c.settings.FsyncStorePaths,
-		UseSQLiteWAL:    c.settings.UseSQLiteWAL,
-		CompressLogs:    c.settings.CompressBuildLog,
-		AutoOptimise:    c.settings.AutoOptimiseStore,
+		BuildUsersGroup:  group,
+		VerifySignatures: c.verifySignatures(dir),
+		StoreDir:         dir,
+		RealStoreDir:     c.local.Real,
+		StateDir:         c.local.State,
+		LogDir:           c.local.Log,
+		ScratchDirs:      []string{c.buildDir()},
+		AllowSymlinks:    c.settings.AllowSymlinkedStore,
+		CADerivations:    c.settings.ExperimentalFeatures.Has("ca-derivations"),
+		Warn:             func(err error) { fmt.Fprintf(os.Stderr, "warning: %v\n", err) },
+		FsyncMetadata:    c.settings.FsyncMetadata,
+		FsyncStorePaths:  c.settings.FsyncStorePaths,
+		UseSQLiteWAL:     c.settings.UseSQLiteWAL,
+		CompressLogs:     c.settings.CompressBuildLog,
+		AutoOptimise:     c.settings.AutoOptimiseStore,
 	}, nil
 }
 

@@ -17,7 +17,7 @@ import (
 func storeCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{Use: "store", Short: "Look at a store, add to it, check it"}
 	c.AddCommand(storeInfoCommand(g), storeDumpCommand(g), storeRestoreCommand(), storeAddCommand(g), storeVerifyCommand(g),
-		storeOptimiseCommand(g), storeDuCommand(g), storeDiffCommand(g))
+		storeOptimiseCommand(g), storeDuCommand(g), storeDiffCommand(g), storeSignCommand(g))
 	return c
 }
 

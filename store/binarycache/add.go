@@ -132,3 +132,23 @@ func (s *summed) Write(p []byte) (int, error) {
 
 // discard removes a spool.
 func discard(spool *os.File) error { return errors.Join(spool.Close(), os.Remove(spool.Name())) }
+
+// AddSignatures adds to the signatures of an object.
+func (c *Cache) AddSignatures(ctx context.Context, p nix.StorePath, signatures []string) error {
+	known, err := c.info(ctx, p)
+	if err != nil {
+		return err
+	}
+	i := *known
+	i.Signatures = slices.Clone(known.Signatures)
+	for _, s := range signatures {
+		if !slices.Contains(i.Signatures, s) {
+			i.Signatures = append(i.Signatures, s)
+		}
+	}
+	if err := c.write(ctx, narinfoName(p), "text/x-nix-narinfo", i.Append(nil, c.opts.Dir)); err != nil {
+		return fmt.Errorf("add signatures of '%s' to '%s': %w", c.opts.Dir.Join(p), c.name, err)
+	}
+	c.remember(&i)
+	return nil
+}

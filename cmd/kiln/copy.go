@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/conf"
+	"github.com/kilnbuild/kiln/nix/narinfo"
+	"github.com/kilnbuild/kiln/store"
+	"github.com/kilnbuild/kiln/store/binarycache"
+	"github.com/spf13/cobra"
+)
+
+// copyFlags are the flags of `kiln copy`.
+type copyFlags struct {
+	from, to                string
+	noCheckSigs, substitute bool
+	noRecursive, repair     bool
+	logFormat               logFormatFlag
+}
+
+func copyCommand(g *globals) *cobra.Command {
+	var flags copyFlags
+	c := &cobra.Command{
+		Use:   "copy --from URI|--to URI PATH…",
+		Short: "Copy store objects from one store to another",
+		Long: "Copies store objects, with everything that they refer to, from one store to another. One of the stores may be\n" +
+			"left out: it is then the one that --store and the settings mean. What the target has is not copied again, so\n" +
+			"a copy that was broken off goes on where it was.\n\n" +
+			"A store is a directory that is the root of one, daemon, unix://SOCKET, ssh-ng://HOST, or a binary cache:\n" +
+			"file://DIRECTORY, http://HOST or https://HOST.",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return runCopy(c.Context(), g, &flags, args)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&flags.from, "from", "", "the store `URI` to copy from")
+	f.StringVar(&flags.to, "to", "", "the store `URI` to copy to")
+	f.BoolVar(&flags.noCheckSigs, "no-check-sigs", false, "do not require signatures by trusted keys")
+	f.BoolVarP(&flags.substitute, "substitute-on-destination", "s", false, "have the target fetch by itself what it can")
+	f.BoolVar(&flags.noRecursive, "no-recursive", false, "copy the objects alone, without what they refer to")
+	f.BoolVar(&flags.repair, "repair", false, "replace what the target has already")
+	flags.logFormat.register(f)
+	c.MarkFlagsOneRequired("from", "to")
+	return c
+}
+
+func runCopy(ctx context.Context, g *globals, flags *copyFlags, args []string) (err error) {
+	c, err := g.configure()
+	if err != nil {
+		return err
+	}
+	from, err := c.openAny(ctx, flags.from, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, from.Close()) }()
+	to, err := c.openAny(ctx, flags.to, true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.Close()) }()
+	paths, err := from.paths(args)
+	if err != nil {
+		return err
+	}
+	screen := newScreen(from.Dir(), g, &buildFlags{logFormat: flags.logFormat}, c.settings.LogLines)
+	defer screen.Close()
+	opts := store.CopyOptions{
+		Repair: flags.repair, CheckSignatures: c.settings.RequireSigs && !flags.noCheckSigs, Substitute: flags.substitute,
+		From: from.name, To: to.name, Log: screen,
+	}
+	if flags.noRecursive {
+		return store.Copy(ctx, from.Store, to.Store, paths, opts)
+	}
+	return store.CopyClosure(ctx, from.Store, to.Store, paths, opts)
+}
+
+// An openedStore is a store of any kind.
+type openedStore struct {
+	store.Store
+	io.Closer
+	name string
+}
+
+// paths reads the words of a command line for objects of the store.
+func (s openedStore) paths(args []string) ([]nix.StorePath, error) {
+	files, ok := s.Store.(place)
+	if !ok {
+		files = nowhere{s.Dir()}
+	}
+	var paths []nix.StorePath
+	for _, arg := range args {
+		p, err := storePathArg(files, arg)
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, p)
+	}
+	return paths, nil
+}
+
+// nowhere is a store whose objects are no files of this machine.
+type nowhere struct{ dir nix.StoreDir }
+
+func (n nowhere) Dir() nix.StoreDir { return n.dir }
+func (n nowhere) RealDir() string   { return string(n.dir) }
+
+// openAny opens a store of any kind, by its URI; "" stands for the configured one.
+func (c *configuration) openAny(ctx context.Context, text string, write bool) (openedStore, error) {
+	at, err := c.at(text)
+	if err != nil {
+		return openedStore{}, err
+	}
+	u := at.store
+	s := openedStore{name: u.Redacted()}
+	switch {
+	case u.Scheme == conf.SchemeLocal:
+		st, err := at.open(ctx, !write)
+		if err != nil {
+			return openedStore{}, err
+		}
+		s.Store, s.Closer = st, st
+	case isBehindDaemon(u):
+		st, err := at.openRemote(u)
+		if err != nil {
+			return openedStore{}, err
+		}
+		s.Store, s.Closer, s.name = st, st, st.Name()
+	case u.Scheme == conf.SchemeFile || u.Scheme == conf.SchemeHTTP || u.Scheme == conf.SchemeHTTPS:
+		st, err := at.openCache(ctx, write)
+		if err != nil {
+			return openedStore{}, err
+		}
+		s.Store, s.Closer, s.name = st, st, st.Name()
+	default:
+		return openedStore{}, fmt.Errorf("kiln cannot open stores of scheme '%s' yet", u.Scheme)
+	}
+	return s, nil
+}
+
+// at is the configuration with another store.
+func (c *configuration) at(text string) (*configuration, error) {
+	if text == "" {
+		return c, nil
+	}
+	env := conf.Host()
+	u, err := conf.ParseStoreURI(text, env.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme == conf.SchemeAuto {
+		u = conf.DefaultStore(u, env.StoreFacts(c.dirs, u))
+	}
+	at := *c
+	at.store = u
+	if u.Scheme == conf.SchemeLocal {
+		at.local = c.dirs.Local(u)
+	}
+	return &at, nil
+}
+
+// openCache opens the configured store, which is a binary cache.
+func (c *configuration) openCache(ctx context.Context, write bool) (*binarycache.Cache, error) {
+	s := c.settings
+	dir, err := nix.ParseStoreDir(c.dirs.Local(c.store).Store)
+	if err != nil {
+		return nil, err
+	}
+	trusted, err := c.trustedKeys()
+	if err != nil {
+		return nil, err
+	}
+	return binarycache.OpenURI(ctx, c.store, binarycache.Options{Dir: dir, Create: write, Trusted: trusted}, binarycache.HTTPOptions{
+		Attempts: s.DownloadAttempts, Stalled: s.StalledDownloadTimeout,
+		UserAgent: strings.TrimSpace("kiln/" + version + " " + s.UserAgentSuffix),
+	})
+}
+
+// trustedKeys are those whose signatures count: the configured ones, and those that
+// belong to this machine's own secret keys, as far as this user may read them.
+func (c *configuration) trustedKeys() ([]narinfo.PublicKey, error) {
+	var keys []narinfo.PublicKey
+	for _, text := range c.settings.TrustedPublicKeys {
+		k, err := narinfo.ParsePublicKey(text)
+		if err != nil {
+			return nil, fmt.Errorf("setting 'trusted-public-keys': %w", err)
+		}
+		keys = append(keys, k)
+	}
+	for _, file := range c.settings.SecretKeyFiles {
+		if k, err := binarycache.ReadSecretKey(file); err == nil {
+			keys = append(keys, k.Public())
+		}
+	}
+	return keys, nil
+}
+
+// verifySignatures tells whether an object of that store directory is signed by a key
+// that is trusted.
+func (c *configuration) verifySignatures(dir nix.StoreDir) func(*nix.PathInfo) error {
+	return func(info *nix.PathInfo) error {
+		keys, err := c.trustedKeys()
+		if err == nil && !narinfo.Signed(dir, info, keys) {
+			err = errors.New("none of its signatures is by one of 'trusted-public-keys'")
+		}
+		return err
+	}
+}
