@@ -71,8 +71,10 @@ func runCopy(ctx context.Context, g *globals, flags *copyFlags, args []string) (
 	}
 	screen := newScreen(from.Dir(), g, &buildFlags{logFormat: flags.logFormat}, c.settings.LogLines)
 	defer screen.Close()
+	// Who reads from a cache decides whom to trust.
+	_, isCache := to.Store.(*binarycache.Cache)
 	opts := store.CopyOptions{
-		Repair: flags.repair, CheckSignatures: c.settings.RequireSigs && !flags.noCheckSigs, Substitute: flags.substitute,
+		Repair: flags.repair, CheckSignatures: c.settings.RequireSigs && !flags.noCheckSigs && !isCache, Substitute: flags.substitute,
 		From: from.name, To: to.name, Log: screen,
 	}
 	if flags.noRecursive {
