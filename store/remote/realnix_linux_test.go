@@ -283,6 +283,10 @@ func TestSSH(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Setenv("NIX_SSHOPTS", "-F none -o BatchMode=yes -o UserKnownHostsFile="+scene.Path("known"))
+	login := append([]string{"-i", scene.Path("client"), "-p", fmt.Sprint(port)}, strings.Fields(os.Getenv("NIX_SSHOPTS"))...)
+	if out, err := exec.Command("ssh", append(login, me.Username+"@127.0.0.1", "true")...).CombinedOutput(); err != nil && !testenv.Root() {
+		t.Skipf("this user cannot log in: %v: %s", err, out)
+	}
 	uri := fmt.Sprintf("ssh-ng://%s@127.0.0.1:%d?ssh-key=%s&remote-store=%s", me.Username, port, scene.Path("client"), scene.Path("remote"))
 	good := uri + "&max-connections=2&compress=true&remote-program=" + scene.Path("daemon")
 	s := openURI(t, good)
