@@ -47,11 +47,11 @@ generate: ## make the Go code of api/kiln/v1 again; needs protobuf-compiler
 	$(GO) generate ./api/...
 
 test: ## format, vet, cross-builds, and all tests with the race detector
-	@.ci/need go busybox nix gcc ip pasta slirp4netns ssh xz || echo "Going on without: what needs it will fail and say so."
+	@.ci/need go busybox nix gcc ip pasta slirp4netns xz || echo "Going on without: what needs it will fail and say so."
 	@$(GO) run ./internal/suite -packages '$(PACKAGES)'
 
 interop: ## kiln against real Nix: the same derivations in two stores, compared; prints a table
-	@.ci/need go busybox nix gcc ip pasta slirp4netns ssh xz
+	@.ci/need go busybox nix gcc ip pasta slirp4netns xz
 	@# In its directory: go test shows what a test prints only there.
 	cd interop && KILN_REQUIRE_NIX=1 KILN_REQUIRE_SANDBOX=1 KILN_INTEROP_TABLE=1 $(GO) test -timeout 20m
 
