@@ -170,7 +170,7 @@ func (j *journal) read(ctx context.Context, follow bool, yield func(*kilnv1.Buil
 // readEvents calls yield with the events of r. It gives the number of bytes of those that
 // are whole; that the last one is not is no error.
 func readEvents(r io.Reader, yield func(*kilnv1.BuildEvent) error) (whole int64, err error) {
-	br := bufio.NewReaderSize(r, maxChunk)
+	br := &countingReader{Reader: bufio.NewReaderSize(r, maxChunk)}
 	var buf []byte
 	for {
 		n, err := binary.ReadUvarint(br)
@@ -193,11 +193,31 @@ func readEvents(r io.Reader, yield func(*kilnv1.BuildEvent) error) (whole int64,
 		if err := proto.Unmarshal(buf, e); err != nil {
 			return whole, fmt.Errorf("an event that is none: %w", err)
 		}
-		whole += int64(len(binary.AppendUvarint(nil, n))) + int64(n)
+		whole = br.n
 		if err := yield(e); err != nil {
 			return whole, err
 		}
 	}
+}
+
+// countingReader counts what was taken from it.
+type countingReader struct {
+	*bufio.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+func (c *countingReader) ReadByte() (byte, error) {
+	b, err := c.Reader.ReadByte()
+	if err == nil {
+		c.n++
+	}
+	return b, err
 }
 
 // readN reads n bytes, and takes no more memory than has come.

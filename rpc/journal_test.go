@@ -60,6 +60,7 @@ func TestJournalCut(t *testing.T) {
 func FuzzReadEvents(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{3, 8, 1, 26})
+	f.Add([]byte{0x80, 0}) // a length that is longer than it has to be
 	f.Add(binary.AppendUvarint(nil, maxEvent+1))
 	f.Add(binary.AppendUvarint(nil, maxEvent))
 	f.Fuzz(func(t *testing.T, data []byte) {
