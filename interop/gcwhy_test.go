@@ -74,8 +74,18 @@ func TestWhyOfARunningBuild(t *testing.T) {
 		}
 	}
 	cmd := kiln.build(t, map[string]string{"sandbox-paths": "/bin/sh=@busybox@ /shared=@shared@"}, nil, target{drv: drv})
-	done := make(chan outcome)
-	go func() { done <- run(t, cmd) }()
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := false
+	defer func() {
+		if !ended {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	}()
 	for end := time.Now().Add(30 * time.Second); !exists(filepath.Join(shared, "started")); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the build does not start")
@@ -95,7 +105,8 @@ func TestWhyOfARunningBuild(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(shared, "go"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if o := <-done; o.exit != 0 {
-		t.Errorf("the build ends with %d:\n%s", o.exit, o.stderr)
+	ended = true
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the build ends with %v:\n%s", err, stderr.String())
 	}
 }
