@@ -3,6 +3,7 @@
 package interop
 
 import (
+	"bytes"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -21,7 +22,7 @@ import (
 func TestT26Secrets(t *testing.T) {
 	needs(t)
 	const ofNetrc, ofMirror, ofProxy, ofToken = "NetrcPassword", "MirrorPassword", "ProxyPassword", "ImpureToken"
-	key := base64.StdEncoding.EncodeToString([]byte("SigningKey"))
+	key := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("SigningKey"), 7)[:64])
 	secrets := []string{ofNetrc, ofMirror, ofProxy, ofToken, key, inBasic("me", ofNetrc), inBasic("operator", ofMirror), inBasic("proxy", ofProxy)}
 	scene := newScene(t)
 	kiln := newSide(t, "kiln", "store", scene, takeLane(t))

@@ -142,8 +142,8 @@ func (s *Server) end(b *build, info *kilnv1.BuildInfo) {
 	info.Results = nil
 	b.info, b.cancel = info, nil
 	b.mu.Unlock()
+	s.metrics.ended(info) // before anybody knows
 	b.journal.end(&kilnv1.BuildEvent{Event: &kilnv1.BuildEvent_Ended{Ended: last}})
-	s.metrics.ended(info)
 	s.builds.ended()
 	close(b.done)
 }
