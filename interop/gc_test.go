@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/kilnbuild/kiln/internal/rmtree"
 	"github.com/kilnbuild/kiln/internal/testenv"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store"
@@ -476,8 +477,8 @@ func (y *yard) words(words []string, otherwise ...string) []string {
 
 func (y *yard) reset() {
 	y.t.Helper()
-	if out, err := exec.Command("rm", "-rf", y.root).CombinedOutput(); err != nil {
-		y.t.Fatalf("%v: %s", err, out)
+	if err := rmtree.RemoveTree(y.root); err != nil {
+		y.t.Fatal(err)
 	}
 	copyStore(y.t, y.seed, y.root)
 }

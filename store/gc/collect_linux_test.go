@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/kilnbuild/kiln/internal/rmtree"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store/local"
 )
@@ -116,7 +117,7 @@ func TestRowsAndFiles(t *testing.T) {
 	bottom := add(t, st, "bottom")
 	top := add(t, st, "top", bottom)
 	forgotten := add(t, st, "forgotten")
-	if err := os.RemoveAll(st.RealPath(top)); err != nil {
+	if err := rmtree.RemoveTree(st.RealPath(top)); err != nil {
 		t.Fatal(err)
 	}
 	if err := st.Invalidate(context.Background(), forgotten); err != nil {

@@ -199,7 +199,7 @@ func TestPrepare(t *testing.T) {
 
 // TestVacate wants the temporary directory to go when nobody uses it, and to come back.
 func TestVacate(t *testing.T) {
-	root := t.TempDir()
+	root := tempDir(t)
 	s := open(t, options(t, root))
 	entries := func() (n int) {
 		all, err := os.ReadDir(s.RealDir())
