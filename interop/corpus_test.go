@@ -41,8 +41,8 @@ func TestCorpus(t *testing.T) {
 		t.Errorf("the corpus has only %d cases", len(cases))
 	}
 	if os.Getenv("KILN_ROOT_RAN") == "1" {
-		// Root has just compared all of them: for an ordinary user every second will do.
-		cases = slices.DeleteFunc(cases, func(c testCase) bool { return crc32.ChecksumIEEE([]byte(c.name))%2 == 0 })
+		// Root has just compared all of them: for an ordinary user every third will do.
+		cases = slices.DeleteFunc(cases, func(c testCase) bool { return crc32.ChecksumIEEE([]byte(c.name))%3 != 0 })
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
