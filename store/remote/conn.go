@@ -16,6 +16,10 @@ import (
 )
 
 // A conn is one connection. It carries one request at a time.
+// Oldest is the oldest version of the protocol that is spoken, that of Nix 2.0 to 2.3.
+// Daemons before it take archives in another way.
+const Oldest worker.Version = 1<<8 | 21
+
 type conn struct {
 	raw    io.ReadWriteCloser
 	d      *worker.Decoder
@@ -54,6 +58,9 @@ func (s *Store) greet(ctx context.Context) (*conn, error) {
 		e: &worker.Encoder{Writer: wire.NewWriter(raw), Protocol: protocol},
 	}
 	c.server, err = worker.Handshake(c.d, c.e, s.opts.Version, worker.Features())
+	if err == nil && c.e.Version < Oldest {
+		err = fmt.Errorf("it speaks version %v of the protocol, and at least %v is needed: update Nix there", c.e.Version, Oldest)
+	}
 	if err == nil {
 		err = worker.ReadMessages(c.d, c.e, s.listener())
 	}

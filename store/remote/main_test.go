@@ -169,7 +169,7 @@ func builderOf(t testing.TB, m *storetest.Memory) nix.Builder {
 // versions are those of the daemons of Nix since 2.3.
 func versions() []worker.Version {
 	var all []worker.Version
-	for v := worker.Oldest; v <= worker.Newest; v++ {
+	for v := remote.Oldest; v <= worker.Newest; v++ {
 		all = append(all, v)
 	}
 	return all

@@ -22,7 +22,7 @@ import (
 // TestSuite has kiln's own daemon behind the store, in versions that differ in how
 // objects are added.
 func TestSuite(t *testing.T) {
-	for _, v := range []worker.Version{worker.Oldest, 1<<8 | 23, 1<<8 | 32, worker.Newest} {
+	for _, v := range []worker.Version{remote.Oldest, 1<<8 | 23, 1<<8 | 32, worker.Newest} {
 		t.Run(v.String(), func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) store.Store {
 				cfg := daemon.Config{Store: withoutLegacy{storetest.NewMemory(nix.DefaultStoreDir)}, Trust: worker.Trusted}
@@ -251,7 +251,7 @@ func TestCopyByDaemons(t *testing.T) {
 		storetest.Add(t, from, o)
 		all = append(all, o)
 	}
-	for _, v := range []worker.Version{worker.Oldest, worker.Newest} {
+	for _, v := range []worker.Version{remote.Oldest, worker.Newest} {
 		a := open(t, remote.Options{Dial: serve(t, daemon.Config{Store: from, Trust: worker.Trusted}), Version: v})
 		b := open(t, remote.Options{Dial: serve(t, daemon.Config{Store: to, Trust: worker.Trusted}), Version: v})
 		if err := store.CopyClosure(t.Context(), a, b, refs, store.CopyOptions{}); err != nil {
