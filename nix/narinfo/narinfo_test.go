@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/kilnbuild/kiln/internal/testenv"
 	"github.com/kilnbuild/kiln/nix"
 )
 
@@ -171,16 +172,14 @@ func FuzzParseKey(f *testing.F) {
 
 // Real Nix makes keys that are read here, and the other way round.
 func TestRealKeys(t *testing.T) {
-	if _, err := exec.LookPath("nix"); err != nil {
-		t.Skip("no real Nix")
-	}
+	testenv.NixVersion(t)
 	nixKey := func(in string, words ...string) string {
 		cmd := exec.Command("nix", append([]string{"--extra-experimental-features", "nix-command", "key"}, words...)...)
 		cmd.Stdin = strings.NewReader(in)
 		cmd.Env = append(cmd.Environ(), "HOME="+t.TempDir())
 		out, err := cmd.Output()
 		if err != nil {
-			t.Skipf("nix key: %v", err)
+			t.Fatalf("nix key: %v", err)
 		}
 		return strings.TrimSpace(string(out))
 	}

@@ -73,7 +73,13 @@ func TestFullDisk(t *testing.T) {
 	ctx := context.Background()
 	root := filepath.Join(smallDisk(t), "root")
 	warned := func(o *local.Options) { o.Warn = func(error) {} }
-	st := open(t, root, warned)
+	opts := local.ChrootOptions(root)
+	opts.FsyncMetadata = false
+	warned(&opts)
+	st, err := local.Open(ctx, opts) // not closed by open, since that may fail on a full disk
+	if err != nil {
+		t.Fatal(err)
+	}
 	kept := add(t, st, "kept")
 	link(t, st, st.Dir().Join(kept), "kept")
 	big := func(st *local.Store, name string) error {
@@ -87,7 +93,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	// Something else fills the disk: only what is garbage can be freed.
 	fill(t, filepath.Join(root, "filler"))
-	err := big(st, "more")
+	err = big(st, "more")
 	if !errors.Is(err, unix.ENOSPC) && (err == nil || !strings.Contains(err.Error(), "full")) || !strings.Contains(err.Error(), "collecting garbage") {
 		t.Errorf("adding to a full disk: %v", err)
 	}
