@@ -29,20 +29,14 @@ func (k keyed) VerifyRealisation(fingerprint string, signatures []string) error 
 // TestRegisterSigned has clients that are not trusted say what outputs are.
 func TestRegisterSigned(t *testing.T) {
 	const secret = "test.example-1:9XcYl8Dd4vfCDXxiqqI7shyW8euOSN6wMysCkU8anmv3kJNO08u2JTg17Q4uwY8DtvFZ6v7h9vpO12kjyNZQfg=="
-	public, err := sign.PublicKey(secret)
+	k, err := sign.ParseSecretKey(secret)
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := sign.ParseKeys([]string{public})
-	if err != nil {
-		t.Fatal(err)
-	}
+	keys := sign.NewKeys(k.Public())
 	one := storetest.Built(t, nix.DefaultStoreDir, "one", false)
 	r := nix.Realisation{ID: nix.DrvOutput{Drv: none + ".drv", Output: "out"}, OutPath: one.Info.Path}
-	signature, err := sign.Sign(secret, sign.Realisation(&r))
-	if err != nil {
-		t.Fatal(err)
-	}
+	signature := k.Sign(sign.Realisation(&r))
 	p := connect(t, t.Context(), Config{Store: keyed{newStore(t, one), keys}, Trust: worker.NotTrusted}, worker.Newest, worker.Features()...)
 	register := func(signatures ...string) *worker.RegisterDrvOutput {
 		signed := r

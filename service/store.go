@@ -178,21 +178,24 @@ func (k *trustedKeys) check(s *conf.Settings, fingerprint string, signatures []s
 	if len(signatures) == 0 {
 		return errors.New("it has no signature")
 	}
-	texts := append([]string(nil), s.TrustedPublicKeys...)
+	keys := make([]sign.PublicKey, 0, len(s.TrustedPublicKeys)+len(s.SecretKeyFiles))
+	for _, text := range s.TrustedPublicKeys {
+		public, err := sign.ParsePublicKey(text)
+		if err != nil {
+			return fmt.Errorf("setting 'trusted-public-keys': %w", err)
+		}
+		keys = append(keys, public)
+	}
 	for _, name := range s.SecretKeyFiles {
-		secret, err := k.readFile(name)
+		text, err := k.readFile(name)
 		if err != nil {
 			continue // not ours to read
 		}
-		if public, err := sign.PublicKey(string(secret)); err == nil {
-			texts = append(texts, public)
+		if secret, err := sign.ParseSecretKey(string(text)); err == nil {
+			keys = append(keys, secret.Public())
 		}
 	}
-	keys, err := sign.ParseKeys(texts)
-	if err != nil {
-		return err
-	}
-	if !keys.Trusted(fingerprint, signatures) {
+	if !sign.NewKeys(keys...).Trusted(fingerprint, signatures) {
 		return errors.New("none of its signatures is by a key of 'trusted-public-keys'")
 	}
 	return nil

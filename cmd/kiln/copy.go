@@ -9,7 +9,6 @@ import (
 
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
-	"github.com/kilnbuild/kiln/nix/narinfo"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/binarycache"
 	"github.com/spf13/cobra"
@@ -182,35 +181,4 @@ func (c *configuration) openCache(ctx context.Context, write bool) (*binarycache
 		Attempts: s.DownloadAttempts, Stalled: s.StalledDownloadTimeout,
 		UserAgent: strings.TrimSpace("kiln/" + version + " " + s.UserAgentSuffix),
 	})
-}
-
-// trustedKeys are those whose signatures count: the configured ones, and those that
-// belong to this machine's own secret keys, as far as this user may read them.
-func (c *configuration) trustedKeys() ([]narinfo.PublicKey, error) {
-	var keys []narinfo.PublicKey
-	for _, text := range c.settings.TrustedPublicKeys {
-		k, err := narinfo.ParsePublicKey(text)
-		if err != nil {
-			return nil, fmt.Errorf("setting 'trusted-public-keys': %w", err)
-		}
-		keys = append(keys, k)
-	}
-	for _, file := range c.settings.SecretKeyFiles {
-		if k, err := binarycache.ReadSecretKey(file); err == nil {
-			keys = append(keys, k.Public())
-		}
-	}
-	return keys, nil
-}
-
-// verifySignatures tells whether an object of that store directory is signed by a key
-// that is trusted.
-func (c *configuration) verifySignatures(dir nix.StoreDir) func(*nix.PathInfo) error {
-	return func(info *nix.PathInfo) error {
-		keys, err := c.trustedKeys()
-		if err == nil && !narinfo.Signed(dir, info, keys) {
-			err = errors.New("none of its signatures is by one of 'trusted-public-keys'")
-		}
-		return err
-	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/kilnbuild/kiln/executor/hook"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
-	"github.com/kilnbuild/kiln/nix/sign"
 	"github.com/kilnbuild/kiln/sandbox"
+	"github.com/kilnbuild/kiln/store/binarycache"
 	"github.com/kilnbuild/kiln/store/local"
 	"golang.org/x/net/http/httpproxy"
 )
@@ -112,19 +112,15 @@ func (c *configuration) attemptSettings() build.Settings {
 
 // sign signs what was built with every key of secret-key-files.
 func (c *configuration) sign(info *nix.PathInfo) ([]string, error) {
-	fingerprint, err := sign.Object(nix.StoreDir(c.local.Store), info)
-	if err != nil {
-		return nil, err
-	}
 	var all []string
 	for _, name := range c.settings.SecretKeyFiles {
-		secret, err := os.ReadFile(name)
+		k, err := binarycache.ReadSecretKey(name)
 		if err != nil {
-			return nil, fmt.Errorf("read secret key: %w", err)
+			return nil, err
 		}
-		signature, err := sign.Sign(string(secret), fingerprint)
+		signature, err := k.SignObject(nix.StoreDir(c.local.Store), info)
 		if err != nil {
-			return nil, fmt.Errorf("'%s': %w", name, err)
+			return nil, err
 		}
 		all = append(all, signature)
 	}

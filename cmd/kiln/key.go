@@ -7,7 +7,7 @@ import (
 	"os"
 
 	"github.com/kilnbuild/kiln/nix"
-	"github.com/kilnbuild/kiln/nix/narinfo"
+	"github.com/kilnbuild/kiln/nix/sign"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/binarycache"
 	"github.com/spf13/cobra"
@@ -28,7 +28,7 @@ func keyGenerateCommand() *cobra.Command {
 			"The name is usually a host's and a number, as cache.example.org-1.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			k, err := narinfo.GenerateKey(args[0])
+			k, err := sign.GenerateKey(args[0])
 			if err == nil {
 				fmt.Println(k.Text())
 			}
@@ -48,7 +48,7 @@ func keyPublicCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			k, err := narinfo.ParseSecretKey(string(text))
+			k, err := sign.ParseSecretKey(string(text))
 			if err == nil {
 				fmt.Println(k.Public())
 			}
@@ -84,7 +84,7 @@ func storeSignCommand(g *globals) *cobra.Command {
 	return c
 }
 
-func signObjects(ctx context.Context, g *globals, k narinfo.SecretKey, args []string, recursive bool) (err error) {
+func signObjects(ctx context.Context, g *globals, k sign.SecretKey, args []string, recursive bool) (err error) {
 	c, err := g.configure()
 	if err != nil {
 		return err
@@ -112,7 +112,11 @@ func signObjects(ctx context.Context, g *globals, k narinfo.SecretKey, args []st
 		if err != nil {
 			return err
 		}
-		if err := to.AddSignatures(ctx, p, []string{k.Sign(s.Dir(), info)}); err != nil {
+		signature, err := k.SignObject(s.Dir(), info)
+		if err != nil {
+			return err
+		}
+		if err := to.AddSignatures(ctx, p, []string{signature}); err != nil {
 			return err
 		}
 	}

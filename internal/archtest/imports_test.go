@@ -24,8 +24,9 @@ var layers = [][]string{
 	// Layer 2: contracts.
 	{"store", "wire/worker", "wire/serve", "mountns", "daemon/socket"},
 	// Layer 3: what keeps, what isolates, what talks.
+	{"store/lookups"},
 	{"store/local", "store/binarycache", "store/remote", "sandbox"},
-	{"store/gc", "daemon"},
+	{"store/gc", "daemon", "executor/substitute"},
 	// Layers 4 to 6: what builds.
 	{"service", "recursive", "executor/outputs", "executor/builtin", "executor/compare", "executor/hook", "progress"},
 	{"executor/build"},
@@ -82,9 +83,9 @@ var bans = []ban{
 		why:  "containers are sandbox's chapter; others say in its Spec what they want",
 	},
 	{
-		who: "...", except: []string{"store/local"},
+		who: "...", except: []string{"store/local", "store/lookups"},
 		what: []string{"zombiezen.com/go/sqlite/...", "modernc.org/...", "database/sql"},
-		why:  "only store/local knows that there is a database",
+		why:  "only store/local and store/lookups know that there is a database",
 	},
 	{
 		who: "...", except: []string{"api/...", "rpc/...", "engine/...", "cmd/kiln", "examples/..."},

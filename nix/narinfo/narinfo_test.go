@@ -1,13 +1,11 @@
 package narinfo
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/kilnbuild/kiln/internal/testenv"
 	"github.com/kilnbuild/kiln/nix"
 )
 
@@ -86,110 +84,4 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("what was written reads differently: %v (-first +again):\n%s", err, d)
 		}
 	})
-}
-
-func object(t *testing.T) *nix.PathInfo {
-	t.Helper()
-	i, err := Parse(nix.DefaultStoreDir, []byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &i.PathInfo
-}
-
-func TestSignatures(t *testing.T) {
-	k, err := GenerateKey("test-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := ParseSecretKey(k.Text() + "\n")
-	if err != nil || again.Text() != k.Text() {
-		t.Fatal(err)
-	}
-	public, err := ParsePublicKey(k.Public().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := object(t)
-	keys := []PublicKey{public}
-	if Signed(nix.DefaultStoreDir, i, keys) {
-		t.Error("it was signed by nobody")
-	}
-	i.Signatures = append(i.Signatures, "broken", "test-1:", "test-1:c2ln", again.Sign(nix.DefaultStoreDir, i))
-	if !Signed(nix.DefaultStoreDir, i, keys) {
-		t.Error("its signature is not found right")
-	}
-	for name, change := range map[string]func(*nix.PathInfo){
-		"path":       func(i *nix.PathInfo) { i.Path = "00000000000000000000000000000000-a" },
-		"size":       func(i *nix.PathInfo) { i.NARSize++ },
-		"hash":       func(i *nix.PathInfo) { i.NARHash = nix.HashBytes(nix.SHA256, nil) },
-		"references": func(i *nix.PathInfo) { i.References = i.References[1:] },
-	} {
-		changed := *i
-		change(&changed)
-		if Signed(nix.DefaultStoreDir, &changed, keys) {
-			t.Errorf("another %s, and still signed", name)
-		}
-	}
-	other, err := GenerateKey("test-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if Signed(nix.DefaultStoreDir, i, []PublicKey{other.Public()}) {
-		t.Error("signed by another key of the same name")
-	}
-}
-
-func TestKeysRefused(t *testing.T) {
-	for _, bad := range []string{"", "x", "x:", ":AAAA", "a b:AAAA", "x:AAAA", "x:***"} {
-		if _, err := ParseSecretKey(bad); err == nil {
-			t.Errorf("secret key '%s' was read", bad)
-		}
-		if _, err := ParsePublicKey(bad); err == nil {
-			t.Errorf("public key '%s' was read", bad)
-		}
-	}
-	for _, bad := range []string{"", "a:b", "a b"} {
-		if _, err := GenerateKey(bad); err == nil {
-			t.Errorf("a key was called '%s'", bad)
-		}
-	}
-	k, _ := GenerateKey("x")
-	if _, err := ParseSecretKey(k.Text()[:40]); err == nil || strings.Contains(err.Error(), k.Text()[10:40]) {
-		t.Errorf("the error tells the key: %v", err)
-	}
-}
-
-func FuzzParseKey(f *testing.F) {
-	k, _ := GenerateKey("x")
-	f.Add(k.Public().String())
-	f.Fuzz(func(t *testing.T, text string) {
-		if k, err := ParsePublicKey(text); err == nil && strings.TrimSpace(text) != k.String() && len(text) < len(k.String()) {
-			t.Errorf("%q became %q", text, k)
-		}
-	})
-}
-
-// Real Nix makes keys that are read here, and the other way round.
-func TestRealKeys(t *testing.T) {
-	testenv.NixVersion(t)
-	nixKey := func(in string, words ...string) string {
-		cmd := exec.Command("nix", append([]string{"--extra-experimental-features", "nix-command", "key"}, words...)...)
-		cmd.Stdin = strings.NewReader(in)
-		cmd.Env = append(cmd.Environ(), "HOME="+t.TempDir())
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("nix key: %v", err)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	theirs, err := ParseSecretKey(nixKey("", "generate-secret", "--key-name", "real-1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, k := range []SecretKey{theirs} {
-		if got := nixKey(k.Text(), "convert-secret-to-public"); got != k.Public().String() {
-			t.Errorf("the public key is %s, and %s to Nix", k.Public(), got)
-		}
-	}
 }

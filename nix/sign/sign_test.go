@@ -1,9 +1,11 @@
 package sign
 
 import (
+	"os/exec"
 	"strings"
 	"testing"
 
+	"github.com/kilnbuild/kiln/internal/testenv"
 	"github.com/kilnbuild/kiln/nix"
 )
 
@@ -49,17 +51,15 @@ func TestRealisations(t *testing.T) {
 }
 
 func TestSignatures(t *testing.T) {
-	if got, err := PublicKey(secret + "\n"); err != nil || got != public {
-		t.Errorf("%s, %v, want %s", got, err, public)
+	k, err := ParseSecretKey(secret + "\n")
+	if err != nil || k.Public().String() != public || k.Text() != secret {
+		t.Fatalf("%v, %v, want %s", k.Public(), err, public)
 	}
-	keys, err := ParseKeys([]string{public})
+	keys, err := ParseKeys([]string{" " + public + "\n"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	signature, err := Sign(secret, "what is signed")
-	if err != nil {
-		t.Fatal(err)
-	}
+	signature := k.Sign("what is signed")
 	name, rest, _ := strings.Cut(signature, ":")
 	for _, tt := range []struct {
 		fingerprint string
@@ -71,7 +71,7 @@ func TestSignatures(t *testing.T) {
 		{"something else", []string{signature}, false},
 		{"what is signed", nil, false},
 		{"what is signed", []string{"other:" + rest}, false},
-		{"what is signed", []string{name + ":" + rest[:20]}, false},
+		{"what is signed", []string{name + ":" + rest[:20], name, name + ":"}, false},
 		{"what is signed", []string{name + ":" + strings.Repeat("A", 86) + "=="}, false},
 	} {
 		if got := keys.Trusted(tt.fingerprint, tt.signatures); got != tt.want {
@@ -81,16 +81,64 @@ func TestSignatures(t *testing.T) {
 			t.Error("trusted without a key")
 		}
 	}
-	for _, bad := range []string{"", ":", "name", "name:", "name:!", "name:AAAA", ":" + rest} {
-		if _, err := ParseKeys([]string{bad}); err == nil {
-			t.Errorf("%q is a public key", bad)
+}
+
+func TestObjectSignatures(t *testing.T) {
+	k, err := GenerateKey("test-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, i := NewKeys(k.Public()), object()
+	if keys.TrustedObject(nix.DefaultStoreDir, i) {
+		t.Error("it was signed by nobody")
+	}
+	s, err := k.SignObject(nix.DefaultStoreDir, i)
+	i.Signatures = []string{"broken", "test-1:", "test-1:c2ln", s}
+	if err != nil || !keys.TrustedObject(nix.DefaultStoreDir, i) {
+		t.Errorf("its signature is not found right: %v", err)
+	}
+	for name, change := range map[string]func(*nix.PathInfo){
+		"path":       func(i *nix.PathInfo) { i.Path = "00000000000000000000000000000000-a" },
+		"size":       func(i *nix.PathInfo) { i.NARSize++ },
+		"no size":    func(i *nix.PathInfo) { i.NARSize = 0 },
+		"hash":       func(i *nix.PathInfo) { i.NARHash = nix.HashBytes(nix.SHA256, nil) },
+		"references": func(i *nix.PathInfo) { i.References = i.References[1:2] },
+	} {
+		changed := *i
+		change(&changed)
+		if keys.TrustedObject(nix.DefaultStoreDir, &changed) {
+			t.Errorf("another %s, and still signed", name)
 		}
-		if _, err := PublicKey(bad); err == nil {
-			t.Errorf("%q is a secret key", bad)
+	}
+	other, err := GenerateKey("test-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if NewKeys(other.Public(), k.Public()).TrustedObject(nix.DefaultStoreDir, i) {
+		t.Error("signed by another key of the same name")
+	}
+	i.NARSize = 0
+	if _, err := k.SignObject(nix.DefaultStoreDir, i); err == nil {
+		t.Error("signed without a size")
+	}
+}
+
+func TestKeysRefused(t *testing.T) {
+	for _, bad := range []string{"", "x", "x:", ":AAAA", "a b:AAAA", "x:AAAA", "x:***", ":"} {
+		if _, err := ParseSecretKey(bad); err == nil {
+			t.Errorf("secret key '%s' was read", bad)
 		}
-		if _, err := Sign(bad, ""); err == nil {
-			t.Errorf("signed with %q", bad)
+		if _, err := ParseKeys([]string{public, bad}); err == nil {
+			t.Errorf("public key '%s' was read", bad)
 		}
+	}
+	for _, bad := range []string{"", "a:b", "a b"} {
+		if _, err := GenerateKey(bad); err == nil {
+			t.Errorf("a key was called '%s'", bad)
+		}
+	}
+	if _, err := ParseSecretKey(secret[:60]); err == nil || strings.Contains(err.Error(), secret[20:60]) {
+		t.Errorf("the error tells the key: %v", err)
 	}
 }
 
@@ -102,5 +150,36 @@ func FuzzTrusted(f *testing.F) {
 		if err == nil && keys.Trusted("what is signed", []string{signature}) && key == public {
 			t.Error("a signature was found by chance")
 		}
+		if k, err := ParsePublicKey(key); err == nil && strings.TrimSpace(key) != k.String() && len(key) < len(k.String()) {
+			t.Errorf("%q became %q", key, k)
+		}
 	})
+}
+
+// Real Nix makes keys that are read here, and the other way round.
+func TestRealKeys(t *testing.T) {
+	testenv.NixVersion(t)
+	nixKey := func(in string, words ...string) string {
+		cmd := exec.Command("nix", append([]string{"--extra-experimental-features", "nix-command", "key"}, words...)...)
+		cmd.Stdin = strings.NewReader(in)
+		cmd.Env = append(cmd.Environ(), "HOME="+t.TempDir())
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("nix key: %v", err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	theirs, err := ParseSecretKey(nixKey("", "generate-secret", "--key-name", "real-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := GenerateKey("ours-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []SecretKey{theirs, ours} {
+		if got := nixKey(k.Text(), "convert-secret-to-public"); got != k.Public().String() {
+			t.Errorf("the public key is %s, and %s to Nix", k.Public(), got)
+		}
+	}
 }

@@ -38,7 +38,7 @@ func (c *Cache) add(ctx context.Context, info *nix.PathInfo, archive io.Reader, 
 	if info.NARHash.IsZero() || info.NARHash.Algorithm() != nix.SHA256 {
 		return errors.New("the archive's SHA-256 hash is not given")
 	}
-	if opts.CheckSignatures && info.CA.IsZero() && !narinfo.Signed(c.opts.Dir, info, c.opts.Trusted) {
+	if opts.CheckSignatures && info.CA.IsZero() && !c.opts.Trusted.TrustedObject(c.opts.Dir, info) {
 		return errors.New("it lacks a signature by a trusted key")
 	}
 	refs := info.SelfReferences().Others
@@ -70,7 +70,7 @@ func (c *Cache) add(ctx context.Context, info *nix.PathInfo, archive io.Reader, 
 	if err := c.write(ctx, narinfoName(i.Path), "text/x-nix-narinfo", i.Append(nil, c.opts.Dir)); err != nil {
 		return err
 	}
-	c.remember(i)
+	c.written(i)
 	return nil
 }
 
@@ -107,7 +107,11 @@ func (c *Cache) describe(ctx context.Context, info *nix.PathInfo, archive io.Rea
 	i.NARSize = plain.n
 	i.References, i.Signatures = slices.Clone(info.References), slices.Clone(info.Signatures)
 	for _, k := range c.opts.Keys {
-		if s := k.Sign(c.opts.Dir, &i.PathInfo); !slices.Contains(i.Signatures, s) {
+		s, err := k.SignObject(c.opts.Dir, &i.PathInfo)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(i.Signatures, s) {
 			i.Signatures = append(i.Signatures, s)
 		}
 	}
@@ -149,6 +153,6 @@ func (c *Cache) AddSignatures(ctx context.Context, p nix.StorePath, signatures [
 	if err := c.write(ctx, narinfoName(p), "text/x-nix-narinfo", i.Append(nil, c.opts.Dir)); err != nil {
 		return fmt.Errorf("add signatures of '%s' to '%s': %w", c.opts.Dir.Join(p), c.name, err)
 	}
-	c.remember(&i)
+	c.written(&i)
 	return nil
 }

@@ -15,7 +15,9 @@ import (
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/nar"
 	"github.com/kilnbuild/kiln/nix/narinfo"
+	"github.com/kilnbuild/kiln/nix/sign"
 	"github.com/kilnbuild/kiln/store"
+	"github.com/kilnbuild/kiln/store/lookups"
 )
 
 // Options are the choices for a cache. The zero value reads.
@@ -33,11 +35,24 @@ type Options struct {
 	// Parallel has archives be compressed by all processors.
 	Parallel bool
 	// Keys sign what is added.
-	Keys []narinfo.SecretKey
+	Keys []sign.SecretKey
 	// Trusted are the keys that AddOptions.CheckSignatures wants a signature of.
-	Trusted []narinfo.PublicKey
-	// Priority and WantMassQuery are written by Create, if they are not zero.
-	Priority      int
+	Trusted sign.Keys
+	// Priority and WantMassQuery are written by Create, if they are not nil. Otherwise
+	// they stand for what the cache says of itself.
+	Priority      *int
+	WantMassQuery *bool
+	// Lookups remember what a cache behind HTTP answers; nil for nobody. They are the
+	// caller's.
+	Lookups *lookups.Cache
+}
+
+// An About is what a cache says of itself.
+type About struct {
+	// Priority is the lower the sooner a cache should be asked among several.
+	Priority int
+	// WantMassQuery says that the cache does not mind being asked for many objects that
+	// it has not.
 	WantMassQuery bool
 }
 
@@ -48,6 +63,10 @@ type Cache struct {
 	files files
 	opts  Options
 	pack  compressor
+	about About
+	// lookups are those of Options, of the cache that is called url there; nil for none.
+	lookups *lookups.Cache
+	url     string
 
 	mu    sync.Mutex
 	known map[nix.StorePath]*narinfo.Info
@@ -65,6 +84,9 @@ const maxCacheInfo = 64 << 10
 func openCache(ctx context.Context, name string, f files, opts Options) (*Cache, error) {
 	opts.Dir = cmp.Or(opts.Dir, nix.DefaultStoreDir)
 	c := &Cache{name: name, files: f, opts: opts, known: make(map[nix.StorePath]*narinfo.Info)}
+	if h, ok := f.(*web); ok && opts.Lookups != nil {
+		c.lookups, c.url = opts.Lookups, h.base
+	}
 	c.pack = compressor{method: cmp.Or(opts.Compression, "xz"), level: -1, parallel: opts.Parallel}
 	if opts.Level != nil {
 		c.pack.level = *opts.Level
@@ -75,7 +97,14 @@ func openCache(ctx context.Context, name string, f files, opts Options) (*Cache,
 	return c, nil
 }
 
+// check looks at what the cache says of itself.
 func (c *Cache) check(ctx context.Context) error {
+	if c.lookups != nil && !c.opts.Create {
+		if d, ok := c.lookups.Describe(c.url); ok && d.StoreDir == c.opts.Dir {
+			c.setAbout(About{d.Priority, d.WantMassQuery})
+			return nil
+		}
+	}
 	text, err := c.read(ctx, cacheInfo, maxCacheInfo)
 	if errors.Is(err, fs.ErrNotExist) {
 		if !c.opts.Create {
@@ -86,22 +115,61 @@ func (c *Cache) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	about := About{Priority: usualPriority}
 	for line := range strings.Lines(string(text)) {
 		key, value, _ := strings.Cut(strings.TrimRight(line, "\r\n"), ":")
-		if value = strings.TrimSpace(value); key == "StoreDir" && value != string(c.opts.Dir) {
-			return fmt.Errorf("it is for the store directory '%s', not '%s'", value, c.opts.Dir)
+		value = strings.TrimSpace(value)
+		switch key {
+		case "StoreDir":
+			if value != string(c.opts.Dir) {
+				return fmt.Errorf("it is for the store directory '%s', not '%s'", value, c.opts.Dir)
+			}
+		case "WantMassQuery":
+			about.WantMassQuery = value == "1"
+		case "Priority":
+			if n, err := strconv.Atoi(value); err == nil {
+				about.Priority = n
+			}
 		}
 	}
+	if c.lookups != nil {
+		c.lookups.SetDescription(c.url, lookups.Description{StoreDir: c.opts.Dir, Priority: about.Priority, WantMassQuery: about.WantMassQuery})
+	}
+	c.setAbout(about)
 	return nil
 }
 
+// A goneError says that an archive is not where the cache says it is.
+type goneError struct{ err error }
+
+func (e *goneError) Error() string   { return e.err.Error() }
+func (e *goneError) Unwrap() []error { return []error{e.err, store.ErrNotFound} }
+
+// usualPriority is that of a cache that does not say (Nix: BinaryCacheStoreConfig).
+const usualPriority = 50
+
+// setAbout takes what the cache says of itself, where the options do not.
+func (c *Cache) setAbout(about About) {
+	if c.opts.Priority != nil {
+		about.Priority = *c.opts.Priority
+	}
+	if c.opts.WantMassQuery != nil {
+		about.WantMassQuery = *c.opts.WantMassQuery
+	}
+	c.about = about
+}
+
+// About tells what the cache says of itself, or the options in its place.
+func (c *Cache) About() About { return c.about }
+
 func (c *Cache) create(ctx context.Context) error {
+	c.setAbout(About{Priority: usualPriority})
 	text := "StoreDir: " + string(c.opts.Dir) + "\n"
-	if c.opts.WantMassQuery {
+	if c.about.WantMassQuery {
 		text += "WantMassQuery: 1\n"
 	}
-	if c.opts.Priority != 0 {
-		text += "Priority: " + strconv.Itoa(c.opts.Priority) + "\n"
+	if c.opts.Priority != nil {
+		text += "Priority: " + strconv.Itoa(c.about.Priority) + "\n"
 	}
 	return c.write(ctx, cacheInfo, "text/x-nix-cache-info", []byte(text))
 }
@@ -148,12 +216,9 @@ func (c *Cache) info(ctx context.Context, p nix.StorePath) (*narinfo.Info, error
 	if i != nil {
 		return i, context.Cause(ctx)
 	}
-	text, err := c.read(ctx, narinfoName(p), narinfo.MaxSize)
+	i, err := c.ask(ctx, p)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("path '%s' in '%s': %w", c.opts.Dir.Join(p), c.name, store.ErrNotFound)
-	}
-	if err == nil {
-		i, err = narinfo.Parse(c.opts.Dir, text)
 	}
 	if err == nil && i.Path != p {
 		err = fmt.Errorf("it is about '%s'", c.opts.Dir.Join(i.Path))
@@ -166,6 +231,57 @@ func (c *Cache) info(ctx context.Context, p nix.StorePath) (*narinfo.Info, error
 	}
 	c.remember(i)
 	return i, nil
+}
+
+// ask reads a narinfo, unless the answer is known from before.
+func (c *Cache) ask(ctx context.Context, p nix.StorePath) (*narinfo.Info, error) {
+	if c.lookups != nil {
+		switch answer, i := c.lookups.Narinfo(c.url, c.opts.Dir, p.HashPart()); answer {
+		case lookups.Present:
+			return i, nil
+		case lookups.Absent:
+			return nil, fs.ErrNotExist
+		}
+	}
+	text, err := c.read(ctx, narinfoName(p), narinfo.MaxSize)
+	if errors.Is(err, fs.ErrNotExist) && c.lookups != nil {
+		c.lookups.SetAbsent(c.url, p.HashPart())
+	}
+	if err != nil {
+		return nil, err
+	}
+	i, err := narinfo.Parse(c.opts.Dir, text)
+	if err == nil && i.Path.HashPart() == p.HashPart() && c.lookups != nil {
+		c.lookups.SetNarinfo(c.url, i)
+	}
+	return i, err
+}
+
+// forget forgets what was said of an object: it may have been replaced.
+func (c *Cache) forget(p nix.StorePath) {
+	c.mu.Lock()
+	delete(c.known, p)
+	c.mu.Unlock()
+	if c.lookups != nil {
+		c.lookups.Forget(c.url, p.HashPart())
+	}
+}
+
+// DownloadSize is how many bytes NAR would fetch, 0 if the cache does not say.
+func (c *Cache) DownloadSize(ctx context.Context, p nix.StorePath) (int64, error) {
+	i, err := c.info(ctx, p)
+	if err != nil {
+		return 0, err
+	}
+	return i.FileSize, nil
+}
+
+// written takes note of a narinfo that was written.
+func (c *Cache) written(i *narinfo.Info) {
+	c.remember(i)
+	if c.lookups != nil {
+		c.lookups.SetNarinfo(c.url, i)
+	}
 }
 
 func (c *Cache) remember(i *narinfo.Info) {
@@ -263,7 +379,8 @@ func (c *Cache) ValidPaths(ctx context.Context, paths []nix.StorePath) ([]nix.St
 }
 
 // NAR implements store.Source. What does not have the hash and size that the cache
-// says is an error when all of it was written.
+// says is an error when all of it was written. An archive that is gone although the
+// cache says that it has the object is an error that wraps store.ErrNotFound.
 func (c *Cache) NAR(ctx context.Context, p nix.StorePath, w io.Writer) error {
 	i, err := c.info(ctx, p)
 	if err != nil {
@@ -274,9 +391,7 @@ func (c *Cache) NAR(ctx context.Context, p nix.StorePath, w io.Writer) error {
 		err = cause
 	}
 	if err != nil {
-		c.mu.Lock()
-		delete(c.known, p) // it may have been replaced
-		c.mu.Unlock()
+		c.forget(p)
 		return fmt.Errorf("read '%s' from '%s': %w", c.opts.Dir.Join(p), c.name, err)
 	}
 	return nil
@@ -287,6 +402,9 @@ func (c *Cache) archive(ctx context.Context, i *narinfo.Info, w io.Writer) error
 		return err
 	}
 	packed, err := c.files.open(ctx, i.URL)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &goneError{err}
+	}
 	if err != nil {
 		return err
 	}

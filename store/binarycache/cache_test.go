@@ -26,6 +26,7 @@ import (
 
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/narinfo"
+	"github.com/kilnbuild/kiln/nix/sign"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/storetest"
 )
@@ -295,18 +296,18 @@ func TestServerNeverAnswersWell(t *testing.T) {
 }
 
 func TestSigns(t *testing.T) {
-	k, err := narinfo.GenerateKey("test-1")
+	k, err := sign.GenerateKey("test-1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, _ := create(t, Options{Keys: []narinfo.SecretKey{k}, Compression: "none"})
+	c, _ := create(t, Options{Keys: []sign.SecretKey{k}, Compression: "none"})
 	o := storetest.Built(t, dir, "o", false)
 	storetest.Add(t, c, o)
 	info, err := c.PathInfo(t.Context(), o.Info.Path)
-	if err != nil || !narinfo.Signed(dir, info, []narinfo.PublicKey{k.Public()}) {
+	if err != nil || !sign.NewKeys(k.Public()).TrustedObject(dir, info) {
 		t.Errorf("%+v, %v", info, err)
 	}
-	trusting, _ := create(t, Options{Trusted: []narinfo.PublicKey{k.Public()}})
+	trusting, _ := create(t, Options{Trusted: sign.NewKeys(k.Public())})
 	checked := store.CopyOptions{CheckSignatures: true}
 	if err := store.Copy(t.Context(), c, trusting, []nix.StorePath{o.Info.Path}, checked); err != nil {
 		t.Error(err)

@@ -8,7 +8,7 @@ import (
 
 	"github.com/kilnbuild/kiln/internal/testenv"
 	"github.com/kilnbuild/kiln/nix"
-	"github.com/kilnbuild/kiln/nix/narinfo"
+	"github.com/kilnbuild/kiln/nix/sign"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/storetest"
 )
@@ -18,7 +18,7 @@ import (
 func TestRealNix(t *testing.T) {
 	testenv.NixVersion(t)
 	scene := testenv.NewScene(t, "")
-	k, err := narinfo.GenerateKey("ours-1")
+	k, err := sign.GenerateKey("ours-1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestRealNix(t *testing.T) {
 	o := storetest.Built(t, dir, "built", true, dep.Info.Path)
 	full := dir.Join(o.Info.Path)
 	for _, method := range []string{"none", "xz", "zstd", "br"} {
-		opts := Options{Compression: method, Keys: []narinfo.SecretKey{k}}
+		opts := Options{Compression: method, Keys: []sign.SecretKey{k}}
 		if (compressor{method: method}).check() != nil {
 			continue
 		}
@@ -58,7 +58,7 @@ func TestRealNix(t *testing.T) {
 			t.Fatal(err)
 		}
 		o.Info.Signatures = nil
-		back, _ := create(t, Options{Trusted: []narinfo.PublicKey{k.Public()}, Compression: "none"})
+		back, _ := create(t, Options{Trusted: sign.NewKeys(k.Public()), Compression: "none"})
 		if err := store.CopyClosure(t.Context(), c, back, []nix.StorePath{o.Info.Path}, store.CopyOptions{CheckSignatures: true}); err != nil {
 			t.Errorf("%s: read what real Nix wrote: %v", method, err)
 		}

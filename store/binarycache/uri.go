@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/kilnbuild/kiln/nix/conf"
-	"github.com/kilnbuild/kiln/nix/narinfo"
+	"github.com/kilnbuild/kiln/nix/sign"
 )
 
 // OpenDirectory opens the cache in a directory of this machine. With opts.Create the
@@ -63,13 +63,16 @@ func readParams(u conf.StoreURI, o *Options) error {
 		o.Level = &level
 	}
 	o.Parallel = u.Bool("parallel-compression", o.Parallel)
-	o.WantMassQuery = u.Bool("want-mass-query", o.WantMassQuery)
+	if u.Params.Has("want-mass-query") {
+		want := u.Bool("want-mass-query", false)
+		o.WantMassQuery = &want
+	}
 	if text := u.Params.Get("priority"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {
 			return fmt.Errorf("'%s' is no priority", text)
 		}
-		o.Priority = n
+		o.Priority = &n
 	}
 	files := strings.FieldsFunc(u.Params.Get("secret-keys"), func(r rune) bool { return r == ',' || r == ' ' })
 	if file := u.Params.Get("secret-key"); file != "" {
@@ -89,7 +92,7 @@ func readParams(u conf.StoreURI, o *Options) error {
 const maxKeyFile = 4 << 10
 
 // ReadSecretKey reads a key from a file.
-func ReadSecretKey(file string) (narinfo.SecretKey, error) {
+func ReadSecretKey(file string) (sign.SecretKey, error) {
 	info, err := os.Stat(file)
 	if err == nil && info.Size() > maxKeyFile {
 		err = fmt.Errorf("'%s' has more than %d bytes", file, maxKeyFile)
@@ -99,11 +102,11 @@ func ReadSecretKey(file string) (narinfo.SecretKey, error) {
 		text, err = os.ReadFile(file)
 	}
 	if err != nil {
-		return narinfo.SecretKey{}, fmt.Errorf("read secret key: %w", err)
+		return sign.SecretKey{}, fmt.Errorf("read secret key: %w", err)
 	}
-	k, err := narinfo.ParseSecretKey(string(text))
+	k, err := sign.ParseSecretKey(string(text))
 	if err != nil {
-		return narinfo.SecretKey{}, fmt.Errorf("file '%s': %w", file, err)
+		return sign.SecretKey{}, fmt.Errorf("file '%s': %w", file, err)
 	}
 	return k, nil
 }

@@ -1,4 +1,4 @@
-package narinfo
+package sign
 
 import (
 	"crypto/ed25519"
@@ -7,22 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/kilnbuild/kiln/nix"
 )
-
-// Fingerprint is the text that signatures of an object are of: its path, the hash and
-// size of its archive, and its references.
-func Fingerprint(dir nix.StoreDir, i *nix.PathInfo) string {
-	refs := make([]string, len(i.References))
-	for k, r := range i.References {
-		refs[k] = dir.Join(r)
-	}
-	slices.Sort(refs)
-	return "1;" + dir.Join(i.Path) + ";" + i.NARHash.String() + ";" + strconv.FormatInt(i.NARSize, 10) + ";" + strings.Join(refs, ",")
-}
 
 // A SecretKey signs. Its text is "<name>:<base64>"; it must not be shown to anybody.
 type SecretKey struct {
@@ -96,34 +84,63 @@ func (k SecretKey) Public() PublicKey {
 // String is the key as it stands in trusted-public-keys.
 func (k PublicKey) String() string { return k.Name + ":" + base64.StdEncoding.EncodeToString(k.key) }
 
-// Sign gives the signature of an object.
-func (k SecretKey) Sign(dir nix.StoreDir, i *nix.PathInfo) string {
-	return k.Name + ":" + base64.StdEncoding.EncodeToString(ed25519.Sign(k.key, []byte(Fingerprint(dir, i))))
+// Sign makes a signature of a fingerprint, "<name>:<base64>".
+func (k SecretKey) Sign(fingerprint string) string {
+	return k.Name + ":" + base64.StdEncoding.EncodeToString(ed25519.Sign(k.key, []byte(fingerprint)))
 }
 
-// Signed tells whether an object has a right signature by one of keys.
-func Signed(dir nix.StoreDir, i *nix.PathInfo, keys []PublicKey) bool {
-	var fingerprint []byte
-	for _, s := range i.Signatures {
-		name, encoded, ok := strings.Cut(s, ":")
-		if !ok {
-			continue
-		}
-		for _, k := range keys {
-			if k.Name != name {
-				continue
-			}
-			signature, err := base64.StdEncoding.DecodeString(encoded)
-			if err != nil || len(signature) != ed25519.SignatureSize {
-				continue
-			}
-			if fingerprint == nil {
-				fingerprint = []byte(Fingerprint(dir, i))
-			}
-			if ed25519.Verify(k.key, fingerprint, signature) {
-				return true
-			}
+// SignObject makes a signature of an object, of which the archive's hash and size have
+// to be known.
+func (k SecretKey) SignObject(dir nix.StoreDir, info *nix.PathInfo) (string, error) {
+	fingerprint, err := Object(dir, info)
+	if err != nil {
+		return "", err
+	}
+	return k.Sign(fingerprint), nil
+}
+
+// Keys are the public keys that somebody trusts, by name. A nil one trusts nobody.
+type Keys map[string]ed25519.PublicKey
+
+// NewKeys gives the set of keys. Of several with one name the first counts, as with
+// Nix.
+func NewKeys(all ...PublicKey) Keys {
+	keys := make(Keys, len(all))
+	for _, k := range all {
+		if _, ok := keys[k.Name]; !ok {
+			keys[k.Name] = k.key
 		}
 	}
-	return false
+	return keys
+}
+
+// ParseKeys is NewKeys of texts.
+func ParseKeys(texts []string) (Keys, error) {
+	all := make([]PublicKey, len(texts))
+	for i, text := range texts {
+		var err error
+		if all[i], err = ParsePublicKey(text); err != nil {
+			return nil, fmt.Errorf("'%s': %w", text, err)
+		}
+	}
+	return NewKeys(all...), nil
+}
+
+// Trusted tells whether one of the signatures of a fingerprint is by one of the keys.
+func (k Keys) Trusted(fingerprint string, signatures []string) bool {
+	return slices.ContainsFunc(signatures, func(s string) bool {
+		name, encoded, _ := strings.Cut(s, ":")
+		key, known := k[name]
+		if !known {
+			return false
+		}
+		data, err := base64.StdEncoding.DecodeString(encoded)
+		return err == nil && ed25519.Verify(key, []byte(fingerprint), data)
+	})
+}
+
+// TrustedObject tells whether one of the signatures of an object is by one of the keys.
+func (k Keys) TrustedObject(dir nix.StoreDir, info *nix.PathInfo) bool {
+	fingerprint, err := Object(dir, info)
+	return err == nil && k.Trusted(fingerprint, info.Signatures)
 }
