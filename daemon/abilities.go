@@ -48,17 +48,15 @@ type Substituter interface {
 	// Substitutable gives what is known of those paths that can be fetched. An object
 	// with a content address may be meant even where its path is another one there.
 	Substitutable(ctx context.Context, paths map[nix.StorePath]nix.ContentAddress) ([]worker.Substitutable, error)
+	// SubstitutablePaths gives those of paths that can be fetched from where one may ask
+	// for many, in their order.
+	SubstitutablePaths(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error)
 }
 
 // An Ensurer says itself what comes of requests to make objects valid. Of others the
 // Builder is asked.
 type Ensurer interface {
 	EnsurePath(ctx context.Context, p nix.StorePath) error
-}
-
-// A Planner knows what would be done for derived paths. A Builder may be one too.
-type Planner interface {
-	Missing(ctx context.Context, paths []nix.DerivedPath) (*worker.Missing, error)
 }
 
 // A LegacyRealisationStore knows realisations by the names that they have for

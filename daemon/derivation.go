@@ -102,11 +102,8 @@ func (s *session) queryMissing(ctx context.Context, r *worker.QueryMissing) (rep
 }
 
 func (s *session) missing(ctx context.Context, wanted []nix.DerivedPath) (*worker.Missing, error) {
-	if p, ok := s.store.(Planner); ok {
-		return p.Missing(ctx, wanted)
-	}
-	if p, ok := s.builder.(Planner); ok {
-		return p.Missing(ctx, wanted)
+	if p, ok := s.builder.(nix.Planner); ok {
+		return s.planned(p.Plan(ctx, wanted))
 	}
 	p := planner{s: s, m: &worker.Missing{}, seen: make(map[nix.StorePath]bool), opaque: make(map[nix.StorePath]bool)}
 	for _, w := range wanted {
@@ -122,6 +119,22 @@ func (s *session) missing(ctx context.Context, wanted []nix.DerivedPath) (*worke
 		}
 	}
 	return p.m, nil
+}
+
+// planned tells of a plan. What is known to be uncertain about it is a warning for the
+// client.
+func (s *session) planned(plan *nix.Plan, err error) (*worker.Missing, error) {
+	if err != nil {
+		return nil, err
+	}
+	log := s.newSink()
+	defer log.close()
+	for _, w := range plan.Warnings {
+		log.Event(nix.Event{Kind: nix.EventWarning, Message: w})
+	}
+	return &worker.Missing{
+		WillBuild: plan.Build, WillSubstitute: plan.Fetch, Unknown: plan.Unknown, DownloadSize: plan.DownloadSize, NARSize: plan.NARSize,
+	}, nil
 }
 
 // A planner finds out what would be done, without a stack that strangers could make

@@ -306,8 +306,11 @@ func (s *session) querySubstitutable(ctx context.Context, r *worker.PathRequest)
 }
 
 func (s *session) querySubstitutablePaths(ctx context.Context, r *worker.QuerySubstitutablePaths) (reply, error) {
-	all, err := s.substitutable(ctx, withoutAddresses(r.Paths))
-	return paths(pathsOf(all), err)
+	st, ok := s.store.(Substituter)
+	if !ok || len(r.Paths) == 0 {
+		return paths(nil, nil)
+	}
+	return paths(st.SubstitutablePaths(ctx, r.Paths))
 }
 
 func (s *session) querySubstitutablePathInfos(ctx context.Context, r *worker.QuerySubstitutablePathInfos) (reply, error) {

@@ -16,7 +16,7 @@ import (
 
 // wantOutputs makes outputs of a derivation valid.
 func (t task) wantOutputs(ctx context.Context, drvPath nix.StorePath, wanted nix.OutputSpec, mode nix.BuildMode) outcome {
-	drv, err := t.load(ctx, drvPath)
+	drv, err := t.loadOrFetch(ctx, drvPath)
 	if err != nil {
 		return outcomeOf(err)
 	}
@@ -45,6 +45,11 @@ func (t task) wantOutputs(ctx context.Context, drvPath nix.StorePath, wanted nix
 			return outcome{err: err}
 		}
 		return *out
+	}
+	if t.substitutes(drv, kind, mode) {
+		if out := t.substitute(ctx, drvPath, drv, known, wanted, mode); out != nil {
+			return *out
+		}
 	}
 	if mustResolve(drv, kind, t.hasFeature(conf.CADerivations)) {
 		return t.wantResolved(ctx, drvPath, drv, kind, wanted, mode)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kilnbuild/kiln/executor/build"
 	"github.com/kilnbuild/kiln/executor/hook"
+	"github.com/kilnbuild/kiln/executor/substitute"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/nix/drvopts"
@@ -43,6 +44,14 @@ type Settings struct {
 	// is asked again.
 	BuildHook    *hook.Pool
 	PollInterval time.Duration
+	// Substituters are where objects come from that need not be built; nil for nowhere.
+	Substituters *substitute.Set
+	// MaxSubstitutionJobs is how many objects are fetched at once; 0 counts as 1.
+	MaxSubstitutionJobs int
+	// AlwaysAllowSubstitutes fetches even what says that it should be built.
+	AlwaysAllowSubstitutes bool
+	// Fallback builds what a substituter has but did not deliver.
+	Fallback bool
 	// Attempt are the settings of a single attempt.
 	Attempt build.Settings
 }
@@ -67,6 +76,10 @@ type View struct {
 	settings Settings
 	slots    slots
 	places   *places
+	// fetches bound how many objects are fetched at once, and fetchPlaces how many are
+	// asked for besides.
+	fetches     slots
+	fetchPlaces *places
 }
 
 var (
@@ -79,10 +92,9 @@ var (
 func New(st *local.Store, machine *build.Machine, settings Settings) *Executor {
 	ctx, stop := context.WithCancelCause(context.Background())
 	x := &Executor{goals: newGoals(ctx), stop: stop, drvs: newDerivations(st)}
-	x.View = &View{
-		executor: x, store: st, machine: machine, settings: complete(settings),
-		slots: newSlots(max(settings.MaxJobs, 1)), places: newPlaces(placesFor(settings.MaxJobs)),
-	}
+	x.View = &View{executor: x, store: st, machine: machine, settings: complete(settings)}
+	x.setJobs(settings.MaxJobs)
+	x.setFetches(settings.MaxSubstitutionJobs)
 	return x
 }
 
@@ -104,11 +116,26 @@ func complete(settings Settings) Settings {
 // is held for as long as anything goes on that he, or somebody else because of him,
 // waits for. The settings are his.
 func (x *Executor) For(st *local.Store, settings Settings) *View {
-	v := &View{executor: x, store: st, machine: x.machine.With(st), settings: complete(settings), slots: x.slots, places: x.places}
+	v := &View{
+		executor: x, store: st, machine: x.machine.With(st), settings: complete(settings),
+		slots: x.slots, places: x.places, fetches: x.fetches, fetchPlaces: x.fetchPlaces,
+	}
 	if settings.MaxJobs != x.settings.MaxJobs {
-		v.slots, v.places = newSlots(max(settings.MaxJobs, 1)), newPlaces(placesFor(settings.MaxJobs))
+		v.setJobs(settings.MaxJobs)
+	}
+	if settings.MaxSubstitutionJobs != x.settings.MaxSubstitutionJobs {
+		v.setFetches(settings.MaxSubstitutionJobs)
 	}
 	return v
+}
+
+// setJobs makes room for builders.
+func (v *View) setJobs(n int) { v.slots, v.places = newSlots(max(n, 1)), newPlaces(placesFor(n)) }
+
+// setFetches makes room for fetching.
+func (v *View) setFetches(n int) {
+	n = max(n, 1)
+	v.fetches, v.fetchPlaces = newSlots(n), newPlaces(n+lookups)
 }
 
 // Close stops everything that is under way and waits until it has cleaned up.
@@ -152,7 +179,11 @@ func (r *request) run(ctx context.Context, paths []nix.DerivedPath) ([]nix.Build
 	errs := make([]error, len(paths))
 	wants := make([]want, len(paths))
 	for i, p := range paths {
-		wants[i] = t.goal(goalKey{kind: wantGoal, path: p.Path, outputs: p.Format("", "^"), mode: r.mode, network: r.network, limits: r.limits, minIsolation: r.minIsolation},
+		key := goalKey{kind: wantGoal, path: p.Path, outputs: p.Format("", "^"), mode: r.mode, network: r.network, limits: r.limits, minIsolation: r.minIsolation}
+		if p.IsOpaque() {
+			key.from = r.settings.Substituters
+		}
+		wants[i] = t.goal(key,
 			func(ctx context.Context, t task) outcome { return t.want(ctx, p) })
 	}
 	r.awaitAll(ctx, nil, wants, func(i int, out *outcome) {
@@ -211,9 +242,12 @@ func (t task) wantPath(ctx context.Context, p nix.StorePath) outcome {
 	if err != nil {
 		return outcome{err: err}
 	}
+	if len(valid) == 0 && t.settings.Substituters != nil {
+		return t.await(ctx, t.fetchWant(p, nix.ContentAddress{}, nix.BuildNormal))
+	}
 	if len(valid) == 0 {
 		return failure(nix.BuildErrorf(nix.StatusNoSubstituters,
-			"path '%s' is required, but it is not in the store and there is no substituter that can build it", st.Dir().Join(p)))
+			"path '%s' is required, but there is no substituter that can build it", st.Dir().Join(p)))
 	}
 	return outcome{result: nix.BuildResult{Status: nix.StatusAlreadyValid}}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/kilnbuild/kiln/executor/substitute"
 	"github.com/kilnbuild/kiln/nix"
 )
 
@@ -13,8 +14,10 @@ import (
 type goalKey struct {
 	kind goalKind
 	path nix.StorePath
-	// outputs say which outputs a wantGoal is about, in one text.
+	// outputs say which outputs a goal is about, in one text.
 	outputs string
+	// from are the substituters of goals that fetch: others may have what these lack.
+	from    *substitute.Set
 	mode    nix.BuildMode
 	network nix.NetworkPolicy
 	// Builders with other limits may end otherwise. The locks of the outputs see to it
@@ -26,9 +29,11 @@ type goalKey struct {
 type goalKind uint8
 
 const (
-	wantGoal    goalKind = iota + 1 // make some outputs of the derivation path valid
-	buildGoal                       // make all outputs of the derivation path valid
-	resolveGoal                     // find out what the inputs of the derivation path are
+	wantGoal        goalKind = iota + 1 // make some outputs of the derivation path valid
+	buildGoal                           // make all outputs of the derivation path valid
+	resolveGoal                         // find out what the inputs of the derivation path are
+	fetchGoal                           // make the object path valid by fetching it
+	realisationGoal                     // find out what an output of the derivation path is, and fetch it
 )
 
 // outcome is what a goal ended with. Exactly one of result and err has
@@ -38,6 +43,8 @@ type outcome struct {
 	err    error
 	// resolved is what a resolveGoal that succeeded has found.
 	resolved nix.StorePath
+	// fetchFailed says that an object was not fetched although a substituter may have it.
+	fetchFailed bool
 	// realised says which objects the outputs of an input are, after a wantGoal
 	// that succeeded.
 	realised realised
@@ -51,6 +58,7 @@ type goal struct {
 	key     goalKey
 	request *request                // that has begun it
 	work    work                    // nil once it has begun, or is not wanted any more
+	seen    uint64                  // the latest search that came here, guarded by goals.mu
 	cancel  context.CancelCauseFunc // nil until it has begun
 	waiters []waiter                // guarded by goals.mu
 	outcome outcome                 // set before done is closed
@@ -74,6 +82,7 @@ type goals struct {
 	mu       sync.Mutex
 	active   map[goalKey]*goal
 	nested   int // requests that builders have made, at the moment
+	searches uint64
 	running  sync.WaitGroup
 }
 
@@ -195,13 +204,18 @@ func (r *request) remember(g *goal) {
 func (r *request) circular(key goalKey) *outcome {
 	out := failure(nix.BuildErrorf(nix.StatusMiscFailure,
 		"'%s' cannot be built for a builder that it waits for itself", r.print(key.path)))
+	if key.kind == fetchGoal {
+		out = failure(nix.BuildErrorf(nix.StatusMiscFailure, "substituters say that '%s' refers to what refers to it", r.print(key.path)))
+		out.fetchFailed = true
+	}
 	return &out
 }
 
 // needs tells whether a goal, or what waits for it, is what another one waits for.
 // The caller holds gs.mu.
 func (gs *goals) needs(other, g *goal) bool {
-	seen := map[*goal]bool{g: true}
+	gs.searches++
+	g.seen = gs.searches
 	for todo := []*goal{g}; len(todo) > 0; {
 		g := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
@@ -209,8 +223,8 @@ func (gs *goals) needs(other, g *goal) bool {
 			return true
 		}
 		for _, w := range g.waiters {
-			if w.by != nil && !seen[w.by] {
-				seen[w.by] = true
+			if w.by != nil && w.by.seen != gs.searches {
+				w.by.seen = gs.searches
 				todo = append(todo, w.by)
 			}
 		}
@@ -220,12 +234,12 @@ func (gs *goals) needs(other, g *goal) bool {
 
 // attach adds a wait for the goal of key, which is begun when there is a place. It
 // gives nil where that goal waits for the waiter: builders can ask for what needs
-// them.
+// them, and caches can say that objects refer to each other.
 func (gs *goals) attach(r *request, key goalKey, w waiter, work work) *goal {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	if g, ok := gs.active[key]; ok {
-		if w.by != nil && gs.nested > 0 && gs.needs(g, w.by) {
+		if w.by != nil && (gs.nested > 0 || key.kind == fetchGoal) && gs.needs(g, w.by) {
 			return nil
 		}
 		g.waiters = append(g.waiters, w)
@@ -236,7 +250,11 @@ func (gs *goals) attach(r *request, key goalKey, w waiter, work work) *goal {
 	gs.active[key] = g
 	gs.running.Add(1)
 	r.hold.begin()
-	r.places.begin(func(p *place) {
+	places := r.places
+	if key.kind == fetchGoal || key.kind == realisationGoal {
+		places = r.fetchPlaces
+	}
+	places.begin(func(p *place) {
 		p.goal = g
 		gs.carryOut(g, p)
 	})

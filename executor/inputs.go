@@ -49,16 +49,22 @@ func (t task) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv *nix
 	if err != nil {
 		return nil, nil, &outcome{err: err}
 	}
-	for i, p := range drv.InputSrcs {
-		if _, ok := slices.BinarySearch(valid, p); !ok {
-			outs[len(wanted)+i] = failure(nix.BuildErrorf(nix.StatusMiscFailure,
-				"dependency '%s' of '%s' does not exist, and there is no substituter that can build it", t.print(p), t.print(drvPath)))
-			fail(outs[len(wanted)+i])
-		}
-	}
-	mode = inputMode(mode)
 	var missing []int
 	var wants []want
+	for i, p := range drv.InputSrcs {
+		if _, ok := slices.BinarySearch(valid, p); ok {
+			continue
+		}
+		if t.settings.Substituters != nil {
+			missing = append(missing, len(wanted)+i)
+			wants = append(wants, t.fetchWant(p, nix.ContentAddress{}, nix.BuildNormal))
+			continue
+		}
+		outs[len(wanted)+i] = failure(nix.BuildErrorf(nix.StatusMiscFailure,
+			"dependency '%s' of '%s' does not exist, and substitution is disabled", t.print(p), t.print(drvPath)))
+		fail(outs[len(wanted)+i])
+	}
+	mode = inputMode(mode)
 	for i, in := range wanted {
 		// What is valid already needs no goal.
 		if out := t.validInput(ctx, in, mode); out != nil {
@@ -72,7 +78,9 @@ func (t task) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv *nix
 	}
 	t.awaitAll(ctx, t.place, wants, func(n int, out *outcome) {
 		i := missing[n]
-		outs[i], found[i] = *out, out.realised
+		if outs[i] = *out; i < len(found) {
+			found[i] = out.realised
+		}
 		fail(*out)
 	})
 

@@ -163,6 +163,12 @@ func (t task) repairClosure(ctx context.Context, drvPath nix.StorePath, known kn
 	for _, p := range damaged {
 		t.event(nix.EventWarning, drvPath, fmt.Sprintf("found corrupted or missing path '%s' in the output closure of '%s'", t.print(p), t.print(drvPath)))
 		maker, ok := makers[p]
+		if !ok && t.settings.Substituters != nil {
+			if out := t.await(ctx, t.fetchWant(p, nix.ContentAddress{}, nix.BuildRepair)); out.err != nil || !out.result.Status.Success() {
+				return &out
+			}
+			continue
+		}
 		if !ok {
 			out := failure(nix.BuildErrorf(nix.StatusMiscFailure,
 				"cannot repair '%s': no derivation makes it, and there is no substituter that has it", t.print(p)))

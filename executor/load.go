@@ -35,7 +35,7 @@ func (d derivations) load(ctx context.Context, p nix.StorePath) (*nix.Derivation
 		return nil, err
 	}
 	if len(valid) == 0 {
-		return nil, nix.BuildErrorf(nix.StatusMiscFailure, "path '%s' is required, but it is not in the store and there is no substituter that can build it", full)
+		return nil, nix.BuildErrorf(nix.StatusMiscFailure, "path '%s' is required, but there is no substituter that can build it", full)
 	}
 	text, err := d.store.ReadFile(ctx, p, maxDrvFile)
 	if err != nil {

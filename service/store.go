@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/kilnbuild/kiln/daemon"
+	"github.com/kilnbuild/kiln/executor/substitute"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/nix/sign"
@@ -40,6 +43,7 @@ var (
 	_ daemon.LegacyRealisationStore = clientStore{}
 	_ daemon.RealisationVerifier    = clientStore{}
 	_ daemon.Signer                 = clientStore{}
+	_ daemon.Substituter            = clientStore{}
 	_ daemon.LogAdder               = clientStore{}
 	_ daemon.Rooter                 = clientStore{}
 	_ daemon.Optimiser              = clientStore{}
@@ -100,6 +104,49 @@ func splitLegacy(id string) (hash string, output nix.OutputName, err error) {
 // VerifyRealisation implements daemon.RealisationVerifier.
 func (s clientStore) VerifyRealisation(fingerprint string, signatures []string) error {
 	return s.keys.realisation(fingerprint, signatures)
+}
+
+// offering is a builder that knows what its substituters have.
+type offering interface {
+	Offers(ctx context.Context, paths []nix.StorePath, cas map[nix.StorePath]nix.ContentAddress, mass bool) ([]*substitute.Offer, error)
+}
+
+// offers asks the client's builder, whose settings say which substituters there are.
+func (s clientStore) offers(ctx context.Context, paths []nix.StorePath, cas map[nix.StorePath]nix.ContentAddress, mass bool) ([]*substitute.Offer, error) {
+	b, ok := s.builder().(offering)
+	if !ok {
+		return nil, nil
+	}
+	found, err := b.Offers(ctx, paths, cas, mass)
+	return slices.DeleteFunc(found, func(o *substitute.Offer) bool { return o == nil }), err
+}
+
+// Substitutable implements daemon.Substituter.
+func (s clientStore) Substitutable(ctx context.Context, paths map[nix.StorePath]nix.ContentAddress) ([]worker.Substitutable, error) {
+	found, err := s.offers(ctx, slices.Sorted(maps.Keys(paths)), paths, false)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]worker.Substitutable, len(found))
+	for i, o := range found {
+		all[i] = worker.Substitutable{
+			Path: o.Info.Path, Deriver: o.Info.Deriver, References: o.Info.References, DownloadSize: o.DownloadSize, NARSize: o.Info.NARSize,
+		}
+	}
+	return all, nil
+}
+
+// SubstitutablePaths implements daemon.Substituter.
+func (s clientStore) SubstitutablePaths(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
+	found, err := s.offers(ctx, paths, nil, true)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]nix.StorePath, len(found))
+	for i, o := range found {
+		all[i] = o.Info.Path
+	}
+	return all, nil
 }
 
 // OptimiseStore implements daemon.Optimiser.

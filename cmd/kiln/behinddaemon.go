@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kilnbuild/kiln/executor"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/nix/logline"
@@ -78,10 +77,10 @@ type remoteStore struct{ *remote.Store }
 // RealDir is where the objects are, if the daemon is on this machine.
 func (s remoteStore) RealDir() string { return string(s.Dir()) }
 
-func (s remoteStore) plan(ctx context.Context, paths []nix.DerivedPath) (*executor.Plan, error) {
+func (s remoteStore) plan(ctx context.Context, paths []nix.DerivedPath) (*nix.Plan, error) {
 	m, err := s.Missing(ctx, paths)
 	if err != nil {
 		return nil, err
 	}
-	return &executor.Plan{Build: m.WillBuild, Unknown: m.Unknown}, nil
+	return &nix.Plan{Build: m.WillBuild, Fetch: m.WillSubstitute, Unknown: m.Unknown, DownloadSize: m.DownloadSize, NARSize: m.NARSize}, nil
 }

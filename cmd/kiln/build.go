@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/kilnbuild/kiln/executor"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store/remote"
 	"github.com/spf13/cobra"
@@ -143,7 +142,7 @@ func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string)
 }
 
 // A planner tells what a builder would do.
-type planner func(ctx context.Context, paths []nix.DerivedPath) (*executor.Plan, error)
+type planner func(ctx context.Context, paths []nix.DerivedPath) (*nix.Plan, error)
 
 // buildIn has what workshop gives build what the command line asks for.
 func buildIn(ctx context.Context, c *configuration, g *globals, flags *buildFlags, request *nix.BuildRequest, args []string,
@@ -239,28 +238,4 @@ func failures(dir nix.StoreDir, results []nix.BuildResult, tell func(message str
 		exit.err = fmt.Errorf("build of %s failed", strings.Join(failed, ", "))
 	}
 	return exit
-}
-
-func dryRun(ctx context.Context, planned planner, dir nix.StoreDir, paths []nix.DerivedPath) error {
-	plan, err := planned(ctx, paths)
-	if err != nil {
-		return err
-	}
-	if n := len(plan.Build); n > 0 {
-		noun := "derivations"
-		if n == 1 {
-			noun = "derivation"
-		}
-		fmt.Fprintf(os.Stderr, "%d %s will be built:\n", n, noun)
-		for _, p := range plan.Build {
-			fmt.Fprintf(os.Stderr, "  %s\n", dir.Join(p))
-		}
-	}
-	if len(plan.Unknown) > 0 {
-		fmt.Fprintln(os.Stderr, "don't know how to build these paths:")
-		for _, p := range plan.Unknown {
-			fmt.Fprintf(os.Stderr, "  %s\n", dir.Join(p))
-		}
-	}
-	return nil
 }

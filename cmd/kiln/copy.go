@@ -177,8 +177,8 @@ func (c *configuration) openCache(ctx context.Context, write bool) (*binarycache
 	if err != nil {
 		return nil, err
 	}
-	return binarycache.OpenURI(ctx, c.store, binarycache.Options{Dir: dir, Create: write, Trusted: trusted}, binarycache.HTTPOptions{
-		Attempts: s.DownloadAttempts, Stalled: s.StalledDownloadTimeout,
+	return binarycache.OpenURI(ctx, c.store, binarycache.Options{Dir: dir, Create: write, Trusted: trusted, Lookups: c.lookups}, binarycache.HTTPOptions{
+		Attempts: s.DownloadAttempts, Delay: s.RetryDelay, Stalled: s.StalledDownloadTimeout,
 		UserAgent: strings.TrimSpace("kiln/" + version + " " + s.UserAgentSuffix),
 	})
 }

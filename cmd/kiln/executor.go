@@ -10,6 +10,7 @@ import (
 	"github.com/kilnbuild/kiln/executor/build"
 	"github.com/kilnbuild/kiln/executor/builtin"
 	"github.com/kilnbuild/kiln/executor/hook"
+	"github.com/kilnbuild/kiln/executor/substitute"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/sandbox"
@@ -29,13 +30,19 @@ func (c *configuration) executor(st *local.Store, verbose int, showsLogs bool) (
 	if err != nil {
 		return nil, nil, err
 	}
-	x := executor.New(st, machine, c.executorSettings(passOn, showsLogs))
+	subs := newSubstituters()
+	set, done, err := subs.use(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	x := executor.New(st, machine, c.executorSettings(passOn, set, showsLogs))
 	return x, func() error {
 		err := x.Close()
 		if passOn != nil {
 			passOn.Close()
 		}
-		return errors.Join(err, machine.Launcher.Close())
+		done()
+		return errors.Join(err, subs.Close(), machine.Launcher.Close())
 	}, nil
 }
 
@@ -52,7 +59,7 @@ func (c *configuration) machine(st *local.Store) (*build.Machine, error) {
 	return &build.Machine{Store: st, Launcher: sandbox.NewLauncher(), Users: users, Self: self}, nil
 }
 
-func (c *configuration) executorSettings(passOn *hook.Pool, showsLogs bool) executor.Settings {
+func (c *configuration) executorSettings(passOn *hook.Pool, set *substitute.Set, showsLogs bool) executor.Settings {
 	s := c.settings
 	return executor.Settings{
 		MaxJobs:              s.MaxJobs,
@@ -64,7 +71,12 @@ func (c *configuration) executorSettings(passOn *hook.Pool, showsLogs bool) exec
 		ExperimentalFeatures: s.ExperimentalFeatures,
 		BuildHook:            passOn,
 		PollInterval:         s.PollInterval,
+		Substituters:         set,
+		MaxSubstitutionJobs:  s.MaxSubstitutionJobs,
+		Fallback:             s.Fallback,
 		Attempt:              c.attemptSettings(),
+
+		AlwaysAllowSubstitutes: s.AlwaysAllowSubstitutes,
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/store/local"
+	"github.com/kilnbuild/kiln/store/lookups"
 	"github.com/spf13/cobra"
 )
 
@@ -73,6 +74,8 @@ type configuration struct {
 	dirs     conf.Dirs
 	store    conf.StoreURI
 	local    conf.LocalDirs // where store is a local one
+	// lookups are what is remembered of binary caches; nil for nothing.
+	lookups *lookups.Cache
 }
 
 // configure reads the configuration. Warnings go to standard error.

@@ -10,7 +10,7 @@ import (
 // one is told, since a build may otherwise not be what they think it is.
 var notYet = []string{
 	"external-builders",
-	"sync-before-registering", "substituters",
+	"sync-before-registering",
 	"min-free", "max-free",
 }
 

@@ -22,6 +22,7 @@ type workshop struct {
 	store    *local.Store
 	executor *executor.Executor
 	passOn   *hook.Pool // nil for none
+	subs     *substituters
 	report   func(gc.Problem)
 	close    func() error
 }
@@ -48,13 +49,20 @@ func openWorkshop(ctx context.Context, c *configuration, verbose int, report fun
 	if err != nil {
 		return nil, errors.Join(err, machine.Launcher.Close())
 	}
-	x := executor.New(st, machine, c.executorSettings(passOn, false))
-	return &workshop{c: c, verbose: verbose, store: st, executor: x, passOn: passOn, report: report, close: func() error {
+	// The set of the daemon's own settings is there for as long as the daemon is.
+	subs := newSubstituters()
+	set, done, err := subs.use(c)
+	if err != nil {
+		return nil, errors.Join(err, machine.Launcher.Close())
+	}
+	x := executor.New(st, machine, c.executorSettings(passOn, set, false))
+	return &workshop{c: c, verbose: verbose, store: st, executor: x, passOn: passOn, subs: subs, report: report, close: func() error {
 		err := x.Close()
 		if passOn != nil {
 			passOn.Close()
 		}
-		return errors.Join(err, machine.Launcher.Close(), st.Close())
+		done()
+		return errors.Join(err, subs.Close(), machine.Launcher.Close(), st.Close())
 	}}, nil
 }
 
@@ -75,13 +83,18 @@ func (w *workshop) Builder(st *local.Store, s *conf.Settings, showsLogs bool) (n
 			done = func() { passOn.Close() }
 		}
 	}
-	settings := own.executorSettings(passOn, showsLogs)
+	set, letGo, err := w.subs.use(own)
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	settings := own.executorSettings(passOn, set, showsLogs)
 	settings.Attempt.BuildDir = w.c.buildDir()
 	settings.LogCommand = "nix-store -l"
 	if s.ExperimentalFeatures.Has(conf.NixCommand) {
 		settings.LogCommand = "nix log"
 	}
-	return w.executor.For(st, settings), done, nil
+	return w.executor.For(st, settings), func() { letGo(); done() }, nil
 }
 
 // Collector implements service.Workshop.

@@ -112,6 +112,10 @@ func (d Dirs) Local(u StoreURI) LocalDirs {
 	return l
 }
 
+// CacheDir is where Nix keeps what it can do without, for this user; "" if there is no
+// home.
+func (e Environment) CacheDir() string { return e.userDir("NIX_CACHE_HOME", "XDG_CACHE_HOME", ".cache") }
+
 // StoreFacts is what DefaultStore decides by.
 type StoreFacts struct {
 	StateUsable  bool // this user may read and write the state directory

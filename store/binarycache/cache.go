@@ -49,7 +49,8 @@ type Options struct {
 
 // An About is what a cache says of itself.
 type About struct {
-	// Priority is the lower the sooner a cache should be asked among several.
+	// Priority is the lower the sooner a cache should be asked among several; 0 for one
+	// that does not say.
 	Priority int
 	// WantMassQuery says that the cache does not mind being asked for many objects that
 	// it has not.
@@ -115,7 +116,7 @@ func (c *Cache) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	about := About{Priority: usualPriority}
+	var about About
 	for line := range strings.Lines(string(text)) {
 		key, value, _ := strings.Cut(strings.TrimRight(line, "\r\n"), ":")
 		value = strings.TrimSpace(value)
@@ -145,9 +146,6 @@ type goneError struct{ err error }
 func (e *goneError) Error() string   { return e.err.Error() }
 func (e *goneError) Unwrap() []error { return []error{e.err, store.ErrNotFound} }
 
-// usualPriority is that of a cache that does not say (Nix: BinaryCacheStoreConfig).
-const usualPriority = 50
-
 // setAbout takes what the cache says of itself, where the options do not.
 func (c *Cache) setAbout(about About) {
 	if c.opts.Priority != nil {
@@ -163,7 +161,7 @@ func (c *Cache) setAbout(about About) {
 func (c *Cache) About() About { return c.about }
 
 func (c *Cache) create(ctx context.Context) error {
-	c.setAbout(About{Priority: usualPriority})
+	c.setAbout(About{})
 	text := "StoreDir: " + string(c.opts.Dir) + "\n"
 	if c.about.WantMassQuery {
 		text += "WantMassQuery: 1\n"

@@ -1,0 +1,120 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/kilnbuild/kiln/executor/substitute"
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/store"
+)
+
+// Offers gives what the substituters have of some objects, nil for those that none of
+// them has. Their content addresses may be given. With mass set, only those are asked
+// that want to be asked for many.
+func (v *View) Offers(ctx context.Context, paths []nix.StorePath, cas map[nix.StorePath]nix.ContentAddress, mass bool) ([]*substitute.Offer, error) {
+	found := make([]*substitute.Offer, len(paths))
+	if v.settings.Substituters == nil {
+		return found, nil
+	}
+	o := newOffers(v.settings.Substituters)
+	o.mass = mass
+	err := each(ctx, len(paths), func(ctx context.Context, i int) (err error) {
+		found[i], err = o.of(ctx, paths[i], cas[paths[i]])
+		return err
+	})
+	return found, err
+}
+
+// offers are what the substituters have, each object asked for once.
+type offers struct {
+	set  *substitute.Set
+	mass bool // whether only those are asked that want to be asked for many
+
+	mu       sync.Mutex
+	known    map[nix.StorePath]*offerAnswer
+	warnings []string
+}
+
+type offerAnswer struct {
+	once  sync.Once
+	offer *substitute.Offer // nil for none
+	err   error
+}
+
+func newOffers(set *substitute.Set) *offers {
+	return &offers{set: set, known: make(map[nix.StorePath]*offerAnswer)}
+}
+
+// of gives the offer of an object, nil if there is none. Trouble with substituters is
+// no error, but a warning.
+func (o *offers) of(ctx context.Context, p nix.StorePath, ca nix.ContentAddress) (*substitute.Offer, error) {
+	if o.set == nil {
+		return nil, nil
+	}
+	o.mu.Lock()
+	a := o.known[p]
+	if a == nil {
+		a = &offerAnswer{}
+		o.known[p] = a
+	}
+	o.mu.Unlock()
+	a.once.Do(func() { a.offer, a.err = o.ask(ctx, p, ca) })
+	return a.offer, a.err
+}
+
+func (o *offers) ask(ctx context.Context, p nix.StorePath, ca nix.ContentAddress) (*substitute.Offer, error) {
+	all, err := o.set.Substituters(ctx, o.warn)
+	if err != nil {
+		return nil, err
+	}
+	for _, from := range all {
+		if o.mass && !from.WantMassQuery {
+			continue
+		}
+		offer, err := o.set.Ask(ctx, from, p, ca)
+		if err == nil {
+			return offer, nil
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, cause
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			o.warn(err.Error())
+		}
+	}
+	return nil, nil
+}
+
+func (o *offers) warn(text string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.warnings = append(o.warnings, text)
+}
+
+// each calls f for all numbers below n, some at once, until one fails.
+func each(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for range min(lookups, n) {
+		wg.Go(func() {
+			for i := range next {
+				if ctx.Err() != nil {
+					continue
+				}
+				if err := f(ctx, i); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	return context.Cause(ctx)
+}
