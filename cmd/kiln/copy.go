@@ -133,7 +133,7 @@ func (c *configuration) openAny(ctx context.Context, text string, write bool) (o
 			return openedStore{}, err
 		}
 		s.Store, s.Closer, s.name = st, st, st.Name()
-	case u.Scheme == conf.SchemeFile || u.Scheme == conf.SchemeHTTP || u.Scheme == conf.SchemeHTTPS:
+	case u.Scheme == conf.SchemeFile || u.Scheme == conf.SchemeHTTP || u.Scheme == conf.SchemeHTTPS || u.Scheme == conf.SchemeS3:
 		st, err := at.openCache(ctx, write)
 		if err != nil {
 			return openedStore{}, err

@@ -24,7 +24,7 @@ var layers = [][]string{
 	// Layer 2: contracts.
 	{"store", "wire/worker", "wire/serve", "mountns", "daemon/socket"},
 	// Layer 3: what keeps, what isolates, what talks.
-	{"store/lookups"},
+	{"store/lookups", "store/sigv4"},
 	{"store/local", "store/binarycache", "store/remote", "sandbox"},
 	{"store/gc", "daemon", "executor/substitute"},
 	// Layers 4 to 6: what builds.

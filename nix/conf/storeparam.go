@@ -3,6 +3,7 @@ package conf
 import (
 	"fmt"
 	"maps"
+	"math"
 	"net/url"
 	"path"
 	"slices"
@@ -161,4 +162,14 @@ func (u StoreURI) Bool(name string, otherwise bool) bool {
 	b := boolean{&otherwise}
 	_ = b.set(&Definition{Name: name}, u.Params.Get(name), false)
 	return otherwise
+}
+
+// Size gives a parameter that is a number of bytes; without it, or for one that is no
+// number, otherwise. What is more than an int64 has is that much.
+func (u StoreURI) Size(name string, otherwise int64) int64 {
+	n, err := parseNumber(u.Params.Get(name))
+	if err != nil {
+		return otherwise
+	}
+	return int64(min(n, math.MaxInt64))
 }

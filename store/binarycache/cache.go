@@ -85,8 +85,8 @@ const maxCacheInfo = 64 << 10
 func openCache(ctx context.Context, name string, f files, opts Options) (*Cache, error) {
 	opts.Dir = cmp.Or(opts.Dir, nix.DefaultStoreDir)
 	c := &Cache{name: name, files: f, opts: opts, known: make(map[nix.StorePath]*narinfo.Info)}
-	if h, ok := f.(*web); ok && opts.Lookups != nil {
-		c.lookups, c.url = opts.Lookups, h.base
+	if h, ok := f.(distant); ok && opts.Lookups != nil {
+		c.lookups, c.url = opts.Lookups, h.address()
 	}
 	c.pack = compressor{method: cmp.Or(opts.Compression, "xz"), level: -1, parallel: opts.Parallel}
 	if opts.Level != nil {

@@ -24,6 +24,15 @@ type files interface {
 	put(ctx context.Context, name, kind string, spool *os.File, size int64) error
 }
 
+// distant are files that are not on this machine.
+type distant interface {
+	files
+	// address is what is remembered of them by.
+	address() string
+	// idle ends connections that nobody uses.
+	idle()
+}
+
 // A directory has the files of a cache.
 type directory struct{ path string }
 

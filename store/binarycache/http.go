@@ -35,6 +35,9 @@ type HTTPOptions struct {
 type web struct {
 	base string // without a slash at the end
 	opts HTTPOptions
+	// sign, if set, prepares every request at last; explain says why one was refused.
+	sign    func(*http.Request)
+	explain func(*http.Response) (code, text string)
 }
 
 func newWeb(base string, opts HTTPOptions) *web {
@@ -56,7 +59,7 @@ func newWeb(base string, opts HTTPOptions) *web {
 	if opts.Stalled <= 0 {
 		opts.Stalled = 5 * time.Minute
 	}
-	return &web{strings.TrimSuffix(base, "/"), opts}
+	return &web{base: strings.TrimSuffix(base, "/"), opts: opts}
 }
 
 // checkRedirect follows no redirect from https to http. Credentials go to no other
@@ -77,14 +80,33 @@ type statusError struct {
 	status string
 	code   int
 	url    string
+	// reason is what the service calls it, and text what it says about it; "" where it
+	// does not.
+	reason, text string
 }
 
-func (e *statusError) Error() string { return fmt.Sprintf("'%s': HTTP status %s", e.url, e.status) }
+func (e *statusError) Error() string {
+	if e.reason != "" {
+		return fmt.Sprintf("'%s': HTTP status %s: %s: %s", e.url, e.status, e.reason, e.text)
+	}
+	return fmt.Sprintf("'%s': HTTP status %s", e.url, e.status)
+}
 
-// Unwrap says that there is no such file. Some buckets do not let anybody know.
+// Unwrap says that there is no such file. Some buckets do not let anybody know; but that
+// whoever asks is not who he says he is means something else.
 func (e *statusError) Unwrap() error {
-	if e.code == http.StatusNotFound || e.code == http.StatusGone || e.code == http.StatusForbidden {
+	switch e.code {
+	case http.StatusNotFound:
+		if e.reason == noSuchBucket {
+			return nil
+		}
 		return fs.ErrNotExist
+	case http.StatusGone:
+		return fs.ErrNotExist
+	case http.StatusForbidden:
+		if e.reason == "" || e.reason == accessDenied {
+			return fs.ErrNotExist
+		}
 	}
 	return nil
 }
@@ -142,16 +164,29 @@ func (h *web) once(ctx context.Context, method, name string, prepare func(*http.
 			return nil, err
 		}
 	}
+	if h.sign != nil {
+		h.sign(req)
+	}
 	resp, err := h.opts.Client.Do(req)
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode/100 != 2 {
-		resp.Body.Close()
-		return nil, &statusError{resp.Status, resp.StatusCode, req.URL.Redacted()}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
 	}
-	return resp, nil
+	defer resp.Body.Close()
+	e := &statusError{status: resp.Status, code: resp.StatusCode, url: req.URL.Redacted()}
+	if h.explain != nil {
+		e.reason, e.text = h.explain(resp)
+	}
+	return nil, e
 }
+
+// address is what is remembered of the cache by.
+func (h *web) address() string { return h.base }
+
+// idle ends connections that nobody uses.
+func (h *web) idle() { h.opts.Client.CloseIdleConnections() }
 
 func (h *web) exists(ctx context.Context, name string) (bool, error) {
 	resp, err := h.do(ctx, http.MethodHead, name, nil)

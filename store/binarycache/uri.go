@@ -12,6 +12,7 @@ import (
 
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/nix/sign"
+	"github.com/kilnbuild/kiln/store/sigv4"
 )
 
 // OpenDirectory opens the cache in a directory of this machine. With opts.Create the
@@ -30,7 +31,7 @@ func OpenHTTP(ctx context.Context, url string, opts Options, web HTTPOptions) (*
 	return openCache(ctx, url, newWeb(url, web), opts)
 }
 
-// OpenURI opens the cache that a store URI of the schemes file, http and https means.
+// OpenURI opens the cache that a store URI of the schemes file, http, https and s3 means.
 // What the URI says goes before opts and web.
 func OpenURI(ctx context.Context, u conf.StoreURI, opts Options, web HTTPOptions) (*Cache, error) {
 	if err := readParams(u, &opts); err != nil {
@@ -47,6 +48,12 @@ func OpenURI(ctx context.Context, u conf.StoreURI, opts Options, web HTTPOptions
 			return nil, fmt.Errorf("open binary cache '%s': %w", u.Redacted(), err)
 		}
 		return openCache(ctx, plain.Redacted(), w, opts)
+	case conf.SchemeS3:
+		b, err := newBucket(u, web, sigv4.Environment{Lookup: os.LookupEnv, Home: os.Getenv("HOME")})
+		if err != nil {
+			return nil, fmt.Errorf("open binary cache '%s': %w", u.Redacted(), err)
+		}
+		return openCache(ctx, b.address(), b, opts)
 	}
 	return nil, fmt.Errorf("store '%s' is no binary cache", u.Redacted())
 }
@@ -136,8 +143,8 @@ func (h *web) readParams(u conf.StoreURI) error {
 
 // Close closes connections that are kept alive.
 func (c *Cache) Close() error {
-	if h, ok := c.files.(*web); ok {
-		h.opts.Client.CloseIdleConnections()
+	if h, ok := c.files.(distant); ok {
+		h.idle()
 	}
 	return nil
 }
