@@ -306,7 +306,7 @@ func (t task) attempt(ctx context.Context, drv *nix.Derivation, kind nix.OutputK
 
 // once runs the builder once, when there is a slot for it.
 func (t task) once(ctx context.Context, drv *nix.Derivation, attempt *build.Attempt) outcome {
-	slot, err := t.slots.acquire(ctx)
+	slot, err := t.slots.acquire(ctx, t.place)
 	if err != nil {
 		return outcome{err: err}
 	}

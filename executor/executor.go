@@ -74,11 +74,11 @@ type View struct {
 	store    *local.Store
 	machine  *build.Machine
 	settings Settings
-	slots    slots
+	slots    *slots
 	places   *places
 	// fetches bound how many objects are fetched at once, and fetchPlaces how many are
 	// asked for besides.
-	fetches     slots
+	fetches     *slots
 	fetchPlaces *places
 }
 
@@ -130,12 +130,12 @@ func (x *Executor) For(st *local.Store, settings Settings) *View {
 }
 
 // setJobs makes room for builders.
-func (v *View) setJobs(n int) { v.slots, v.places = newSlots(max(n, 1)), newPlaces(placesFor(n)) }
+func (v *View) setJobs(n int) { v.slots, v.places = newRoom(max(n, 1), placesFor(n)) }
 
 // setFetches makes room for fetching.
 func (v *View) setFetches(n int) {
 	n = max(n, 1)
-	v.fetches, v.fetchPlaces = newSlots(n), newPlaces(n+lookups)
+	v.fetches, v.fetchPlaces = newRoom(n, n+lookups)
 }
 
 // Close stops everything that is under way and waits until it has cleaned up.

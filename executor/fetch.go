@@ -87,7 +87,7 @@ func (t task) fetchOffer(ctx context.Context, offer *substitute.Offer, mode nix.
 	if out := t.fetchReferences(ctx, p, missing); out != nil {
 		return t.told(p, *out)
 	}
-	slot, err := t.fetches.acquire(ctx)
+	slot, err := t.fetches.acquire(ctx, nil)
 	if err != nil {
 		return t.told(p, outcome{err: err})
 	}

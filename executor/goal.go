@@ -137,17 +137,27 @@ func (r *request) awaitAll(ctx context.Context, p *place, wants []want, each fun
 	ended := make(chan int, len(wants))
 	waiting := make([]*goal, len(wants))
 	left := 0
-	// What is asked for last is worked on first.
-	for i, w := range slices.Backward(wants) {
+	fresh := make(map[*places][]start)
+	for _, i := range inOrder(wants) {
+		w := wants[i]
 		if known := r.known(w.key); known != nil {
 			each(i, known)
 			continue
 		}
-		if waiting[i] = gs.attach(r, w.key, waiter{ended, i, by}, w.work); waiting[i] == nil {
+		g, isNew := gs.attach(r, w.key, waiter{ended, i, by}, w.work)
+		if g == nil {
 			each(i, r.circular(w.key))
 			continue
 		}
+		if isNew {
+			where := r.placesOf(w.key)
+			fresh[where] = append(fresh[where], start{g, func(p *place) { gs.carryOut(g, p) }})
+		}
+		waiting[i] = g
 		left++
+	}
+	for where, starts := range fresh {
+		where.begin(starts...)
 	}
 	if left == 0 {
 		return
@@ -166,6 +176,24 @@ func (r *request) awaitAll(ctx context.Context, p *place, wants []want, each fun
 			return
 		}
 	}
+}
+
+// placesOf are the places in which a goal is worked on.
+func (r *request) placesOf(key goalKey) *places {
+	if key.kind == fetchGoal || key.kind == realisationGoal {
+		return r.fetchPlaces
+	}
+	return r.places
+}
+
+// inOrder gives the numbers of wants in the order in which they are to be worked on.
+func inOrder(wants []want) []int {
+	order := make([]int, len(wants))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return comesBefore(wants[a].key, wants[b].key) })
+	return order
 }
 
 // leaveAll gives up the waits for goals.
@@ -232,33 +260,25 @@ func (gs *goals) needs(other, g *goal) bool {
 	return false
 }
 
-// attach adds a wait for the goal of key, which is begun when there is a place. It
-// gives nil where that goal waits for the waiter: builders can ask for what needs
-// them, and caches can say that objects refer to each other.
-func (gs *goals) attach(r *request, key goalKey, w waiter, work work) *goal {
+// attach adds a wait for the goal of key. If that is a new one, the caller has it carried
+// out when there is a place. It gives nil where that goal waits for the waiter: builders
+// can ask for what needs them, and caches can say that objects refer to each other.
+func (gs *goals) attach(r *request, key goalKey, w waiter, work work) (_ *goal, isNew bool) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	if g, ok := gs.active[key]; ok {
 		if w.by != nil && (gs.nested > 0 || key.kind == fetchGoal) && gs.needs(g, w.by) {
-			return nil
+			return nil, false
 		}
 		g.waiters = append(g.waiters, w)
 		r.hold.depend(&g.request.hold)
-		return g
+		return g, false
 	}
 	g := &goal{key: key, request: r, work: work, waiters: []waiter{w}, done: make(chan struct{})}
 	gs.active[key] = g
 	gs.running.Add(1)
 	r.hold.begin()
-	places := r.places
-	if key.kind == fetchGoal || key.kind == realisationGoal {
-		places = r.fetchPlaces
-	}
-	places.begin(func(p *place) {
-		p.goal = g
-		gs.carryOut(g, p)
-	})
-	return g
+	return g, true
 }
 
 // carryOut works on a goal, if somebody still waits for it.

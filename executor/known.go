@@ -99,7 +99,9 @@ func (r *request) recordKnown(ctx context.Context, drvPath nix.StorePath, output
 		o := outputs[name]
 		_, err := r.store.Realisation(ctx, o.ID)
 		if errors.Is(err, store.ErrNotFound) {
-			err = r.store.RegisterRealisation(ctx, &o)
+			if err = r.settings.Attempt.SignRealisation(ctx, r.store, &o); err == nil {
+				err = r.store.RegisterRealisation(ctx, &o)
+			}
 		}
 		if err != nil {
 			return err

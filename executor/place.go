@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -15,18 +16,31 @@ type places struct {
 	mu        sync.Mutex
 	free      int
 	returning []chan struct{}
-	waiting   []func(*place)
+	waiting   []start
+	// preparing are the places of goals that are worked on and may yet come to run a
+	// builder. One that had a slot once is not among them.
+	preparing map[*place]bool
+	// left is called after a place was left, if it is not nil.
+	left func()
 }
 
-func newPlaces(n int) *places { return &places{free: n} }
+// A start is what is called when there is a place for a goal.
+type start struct {
+	goal *goal
+	work func(*place)
+}
 
-// begin calls work in a goroutine of its own when there is a place for it. The
-// place is to be left when it has ended.
-func (ps *places) begin(work func(*place)) {
+func newPlaces(n int) *places { return &places{free: n, preparing: make(map[*place]bool)} }
+
+// begin calls each work in a goroutine of its own when there is a place for it, the first
+// ones first. The place is to be left when it has ended.
+func (ps *places) begin(starts ...start) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	ps.waiting = append(ps.waiting, work)
-	if ps.free > 0 {
+	for _, s := range slices.Backward(starts) {
+		ps.waiting = append(ps.waiting, s)
+	}
+	for ps.free > 0 && len(ps.waiting) > 0 {
 		ps.free--
 		ps.hand()
 	}
@@ -40,10 +54,12 @@ func (ps *places) hand() {
 		ps.returning = ps.returning[1:]
 	case len(ps.waiting) > 0:
 		last := len(ps.waiting) - 1
-		work := ps.waiting[last]
-		ps.waiting[last] = nil
+		next := ps.waiting[last]
+		ps.waiting[last] = start{}
 		ps.waiting = ps.waiting[:last]
-		go work(&place{of: ps, held: true})
+		p := &place{of: ps, held: true, goal: next.goal}
+		ps.preparing[p] = true
+		go next.work(p)
 	default:
 		ps.free++
 	}
@@ -54,6 +70,7 @@ func (ps *places) hand() {
 type place struct {
 	of   *places
 	held bool
+	ran  bool  // a builder, or waits for its turn to run it
 	goal *goal // that is worked on in it
 }
 
@@ -64,8 +81,57 @@ func (p *place) leave() {
 	}
 	p.held = false
 	p.of.mu.Lock()
-	defer p.of.mu.Unlock()
+	delete(p.of.preparing, p)
 	p.of.hand()
+	p.of.mu.Unlock()
+	if p.of.left != nil {
+		p.of.left()
+	}
+}
+
+// took says that the place is held.
+func (p *place) took() {
+	p.held = true
+	if !p.ran {
+		p.of.preparing[p] = true
+	}
+}
+
+// prepared says that the goal of the place has come to run a builder.
+func (p *place) prepared() {
+	if p == nil || p.ran {
+		return
+	}
+	p.ran = true
+	p.of.mu.Lock()
+	defer p.of.mu.Unlock()
+	delete(p.of.preparing, p)
+}
+
+// awaits tells whether a goal of the same request that comes before g may yet come to run
+// a builder.
+func (ps *places) awaits(g *goal) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for p := range ps.preparing {
+		if p.goal.request == g.request && comesBefore(p.goal.key, g.key) < 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// comesBefore compares goals of a request that could both be worked on. As with Nix, what
+// is not built comes before what is, and that is in the order of names.
+// (Nix: CompareGoalPtrs, Goal::key.)
+func comesBefore(a, b goalKey) int {
+	built := func(k goalKey) int {
+		if k.path.IsDerivation() {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(built(a), built(b)), cmp.Compare(a.path.Name(), b.path.Name()), cmp.Compare(a.path, b.path))
 }
 
 // comeBack waits for a place again. What is cancelled needs none, as it only cleans
@@ -77,7 +143,7 @@ func (p *place) comeBack(ctx context.Context) {
 	p.of.mu.Lock()
 	if p.of.free > 0 {
 		p.of.free--
-		p.held = true
+		p.took()
 		p.of.mu.Unlock()
 		return
 	}
@@ -86,7 +152,9 @@ func (p *place) comeBack(ctx context.Context) {
 	p.of.mu.Unlock()
 	select {
 	case <-turn:
-		p.held = true
+		p.of.mu.Lock()
+		defer p.of.mu.Unlock()
+		p.took()
 	case <-ctx.Done():
 		p.of.mu.Lock()
 		defer p.of.mu.Unlock()
@@ -94,7 +162,7 @@ func (p *place) comeBack(ctx context.Context) {
 			p.of.returning = slices.Delete(p.of.returning, i, i+1)
 			return
 		}
-		p.held = true // it was given just now
+		p.took() // it was given just now
 	}
 }
 

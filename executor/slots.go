@@ -2,30 +2,120 @@ package executor
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
-// slots bounds how many builders run at once.
-type slots chan struct{}
+// slots bound how many builders run at once. Who waits longest is first; of a request that
+// has several goals waiting it is the one that comes before the others. Where there is one
+// slot only, what is built one after the other is so in that order, and one that is
+// prepared faster waits for those before it. It is safe for concurrent use.
+type slots struct {
+	size int
 
-func newSlots(n int) slots { return make(slots, n) }
+	mu      sync.Mutex
+	taken   int
+	waiting []*turn // the longest first
+}
+
+// newRoom is room for n builders of goals that are worked on in so many places.
+func newRoom(n, worked int) (*slots, *places) {
+	s, ps := newSlots(n), newPlaces(worked)
+	ps.left = s.next
+	return s, ps
+}
+
+// A turn is somebody's who waits for a slot.
+type turn struct {
+	place *place // nil if it is no goal
+	come  chan struct{}
+}
+
+func newSlots(n int) *slots { return &slots{size: n} }
 
 // free tells whether there is one at the moment.
-func (s slots) free() bool { return len(s) < cap(s) }
+func (s *slots) free() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken < s.size
+}
 
-// acquire takes a slot.
-func (s slots) acquire(ctx context.Context) (*slot, error) {
-	select {
-	case s <- struct{}{}:
-		return &slot{of: s, held: true, returning: make(chan struct{}, 1)}, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+// acquire takes a slot for the goal of a place, if that is not nil.
+func (s *slots) acquire(ctx context.Context, p *place) (*slot, error) {
+	if err := s.take(ctx, p); err != nil {
+		return nil, err
 	}
+	return &slot{of: s, held: true, returning: make(chan struct{}, 1)}, nil
+}
+
+func (s *slots) take(ctx context.Context, p *place) error {
+	t := &turn{place: p, come: make(chan struct{})}
+	p.prepared()
+	s.mu.Lock()
+	s.waiting = append(s.waiting, t)
+	s.mu.Unlock()
+	s.next()
+	select {
+	case <-t.come:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	if i := slices.Index(s.waiting, t); i >= 0 {
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+	} else { // it has come just now
+		s.taken--
+	}
+	s.mu.Unlock()
+	s.next()
+	return context.Cause(ctx)
+}
+
+// put gives a slot back.
+func (s *slots) put() {
+	s.mu.Lock()
+	s.taken--
+	s.mu.Unlock()
+	s.next()
+}
+
+// next gives the slots that are free to those whose turn it is.
+func (s *slots) next() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.taken < s.size && len(s.waiting) > 0 {
+		i := s.first()
+		if i < 0 {
+			return
+		}
+		close(s.waiting[i].come)
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+		s.taken++
+	}
+}
+
+// first is whose turn it is, -1 if that is not prepared yet. Somebody waits; the caller
+// holds s.mu.
+func (s *slots) first() int {
+	p := s.waiting[0].place
+	if p == nil {
+		return 0
+	}
+	best := 0
+	for i, t := range s.waiting {
+		if t.place != nil && t.place.goal.request == p.goal.request && comesBefore(t.place.goal.key, s.waiting[best].place.goal.key) < 0 {
+			best = i
+		}
+	}
+	if next := s.waiting[best].place; s.size == 1 && next.of.awaits(next.goal) {
+		return -1
+	}
+	return best
 }
 
 // A slot is the right to run a builder. It is safe for concurrent use.
 type slot struct {
-	of        slots
+	of        *slots
 	returning chan struct{} // has room for the one that waits for the slot to be back
 
 	mu       sync.Mutex
@@ -46,7 +136,7 @@ func (s *slot) release() {
 func (s *slot) put() {
 	if s.held {
 		s.held = false
-		<-s.of
+		s.of.put()
 	}
 }
 
@@ -74,10 +164,8 @@ func (s *slot) takeBack(ctx context.Context) error {
 	if !s.missing() {
 		return nil
 	}
-	select {
-	case s.of <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := s.of.take(ctx, nil); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -3,6 +3,8 @@ package executor
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,9 +14,9 @@ import (
 	"github.com/kilnbuild/kiln/store/local"
 )
 
-func acquire(t *testing.T, s slots) *slot {
+func acquire(t *testing.T, s *slots) *slot {
 	t.Helper()
-	got, err := s.acquire(t.Context())
+	got, err := s.acquire(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,13 +78,13 @@ func TestSlotTakenBackOnce(t *testing.T) {
 				})
 			}
 			all.Wait()
-			if len(s) != 1 {
-				t.Errorf("with %d slots: %d are taken, and one builder runs", n, len(s))
+			if s.taken != 1 {
+				t.Errorf("with %d slots: %d are taken, and one builder runs", n, s.taken)
 			}
 			outer.release()
 			outer.release()
-			if len(s) != 0 {
-				t.Errorf("with %d slots: %d are taken, and none runs", n, len(s))
+			if s.taken != 0 {
+				t.Errorf("with %d slots: %d are taken, and none runs", n, s.taken)
 			}
 		})
 	}
@@ -143,6 +145,55 @@ func TestSlotOfEndedBuilder(t *testing.T) {
 		outer.lend()
 		if err := outer.takeBack(t.Context()); err != nil || !s.free() {
 			t.Errorf("lent when it was over: %v; free %v", err, s.free())
+		}
+	})
+}
+
+// TestOrderOfBuilders wants builders that run one after the other to do so in the order of
+// their names, however long each takes to be prepared, and those of others not to wait
+// until all of these are done.
+func TestOrderOfBuilders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, rs := newTestRequests(t, 2)
+		rs[0].slots, rs[0].places = newRoom(1, placesFor(1))
+		var mu sync.Mutex
+		var ran []string
+		build := func(r *request, hash byte, name string, prepare time.Duration) want {
+			key := goalKey{kind: buildGoal, path: nix.StorePath(strings.Repeat(string(hash), nix.HashPartLen) + "-" + name + ".drv")}
+			inner := key
+			key.kind = wantGoal
+			return want{key, func(ctx context.Context, p *place) outcome {
+				return r.await(ctx, p, want{inner, func(ctx context.Context, p *place) outcome {
+					time.Sleep(prepare)
+					s, err := r.slots.acquire(ctx, p)
+					if err != nil {
+						return outcome{err: err}
+					}
+					mu.Lock()
+					ran = append(ran, name)
+					mu.Unlock()
+					time.Sleep(time.Second)
+					s.release()
+					time.Sleep(10 * time.Second) // taking in the outputs keeps nobody waiting
+					return built()
+				}})
+			}}
+		}
+		var all sync.WaitGroup
+		all.Go(func() {
+			rs[0].awaitAll(t.Context(), nil, []want{
+				build(rs[0], '0', "f", 0), build(rs[0], '1', "e", 0), build(rs[0], '2', "d", 0), build(rs[0], '3', "c", 0),
+				build(rs[0], '4', "b", 0), build(rs[0], '5', "a", 100*time.Millisecond),
+			}, func(int, *outcome) {})
+		})
+		all.Go(func() {
+			time.Sleep(500 * time.Millisecond)
+			rs[1].awaitAll(t.Context(), nil, []want{build(rs[1], '6', "other", 0)}, func(int, *outcome) {})
+		})
+		all.Wait()
+		own := slices.DeleteFunc(slices.Clone(ran), func(name string) bool { return name == "other" })
+		if !slices.IsSorted(own) || len(own) != 6 || ran[len(ran)-1] == "other" {
+			t.Errorf("they ran in the order %v", ran)
 		}
 	})
 }
@@ -212,7 +263,9 @@ func TestBuilderAsksForWhatNeedsIt(t *testing.T) {
 func TestBuildersShareWhatTheyAskFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, rs := newTestRequests(t, 1)
-		key := func(name string) goalKey { return goalKey{kind: buildGoal, path: nix.StorePath(name)} }
+		key := func(name string) goalKey {
+			return goalKey{kind: buildGoal, path: nix.StorePath("00000000000000000000000000000000-" + name + ".drv")}
+		}
 		runs := 0
 		shared := want{key("shared"), func(context.Context, *place) outcome {
 			runs++

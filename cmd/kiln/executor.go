@@ -114,7 +114,7 @@ func (c *configuration) attemptSettings() build.Settings {
 		},
 	}
 	if len(s.SecretKeyFiles) > 0 {
-		a.Sign = func(info *nix.PathInfo) ([]string, error) { return c.sign(info) }
+		a.Sign = c.sign
 	}
 	for _, p := range s.SandboxPaths {
 		a.SandboxPaths = append(a.SandboxPaths, build.SandboxPath(p))
@@ -122,19 +122,15 @@ func (c *configuration) attemptSettings() build.Settings {
 	return a
 }
 
-// sign signs what was built with every key of secret-key-files.
-func (c *configuration) sign(info *nix.PathInfo) ([]string, error) {
+// sign signs a fingerprint of what was built with every key of secret-key-files.
+func (c *configuration) sign(fingerprint string) ([]string, error) {
 	var all []string
 	for _, name := range c.settings.SecretKeyFiles {
 		k, err := binarycache.ReadSecretKey(name)
 		if err != nil {
 			return nil, err
 		}
-		signature, err := k.SignObject(nix.StoreDir(c.local.Store), info)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, signature)
+		all = append(all, k.Sign(fingerprint))
 	}
 	return all, nil
 }

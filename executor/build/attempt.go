@@ -501,18 +501,19 @@ func (r *run) register(ctx context.Context, result *Result) (map[nix.OutputName]
 	var registrations []local.Registration
 	for _, c := range collected {
 		c.Info.RegistrationTime = time.Now()
-		if sign := r.settings.Sign; sign != nil {
-			var serr error
-			if c.Info.Signatures, serr = sign(&c.Info); serr != nil {
-				return nil, errors.Join(err, fmt.Errorf("sign output '%s': %w", c.Output, serr), outputs.TakeBack(ctx, st, collected))
-			}
-		}
-		id := nix.DrvOutput{Drv: a.DrvPath, Output: c.Output}
-		made[c.Output] = nix.Realisation{ID: id, OutPath: c.Info.Path}
+		realisation := nix.Realisation{ID: nix.DrvOutput{Drv: a.DrvPath, Output: c.Output}, OutPath: c.Info.Path}
 		registration := local.Registration{Info: c.Info}
+		serr := r.settings.signObject(st.Dir(), &registration.Info)
 		if a.Realise && err == nil {
-			registration.Realises = []nix.DrvOutput{id}
+			if serr == nil {
+				serr = r.settings.SignRealisation(ctx, st, &realisation)
+			}
+			registration.Realises = []nix.Realisation{realisation}
 		}
+		if serr != nil {
+			return nil, errors.Join(err, fmt.Errorf("sign output '%s': %w", c.Output, serr), outputs.TakeBack(ctx, st, collected))
+		}
+		made[c.Output] = realisation
 		registrations = append(registrations, registration)
 	}
 	if rerr := st.Register(ctx, registrations); rerr != nil {

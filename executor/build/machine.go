@@ -46,8 +46,9 @@ type Settings struct {
 	UseCgroups         bool // give each builder a control group also if no limit needs one
 	LogLines           int  // lines of the log kept for messages
 	DiscardLog         bool // do not keep the log
-	// Sign gives signatures of what was built, if it is not nil.
-	Sign func(*nix.PathInfo) ([]string, error)
+	// Sign gives signatures of a fingerprint (package nix/sign) of what was built, if it
+	// is not nil.
+	Sign func(fingerprint string) ([]string, error)
 	// ImpureEnv are values for impureEnvVars that come before the environment's.
 	ImpureEnv map[string]string
 	// Environ gives the variables of kiln's own environment for impureEnvVars.

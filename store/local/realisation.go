@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/sign"
 	"github.com/kilnbuild/kiln/store"
 	"zombiezen.com/go/sqlite"
 )
@@ -73,15 +74,16 @@ type keyedRealisation struct {
 // realised gives the realisations that come with objects.
 func (s *Store) realised(ctx context.Context, objects []Registration) (all []keyedRealisation, err error) {
 	for _, o := range objects {
-		for _, id := range o.Realises {
+		for _, r := range o.Realises {
 			if s.realisations == noRealisations {
 				return nil, errNoRealisations
 			}
-			key, err := s.realisationKey(ctx, id)
+			key, err := s.realisationKey(ctx, r.ID)
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, keyedRealisation{key, &nix.Realisation{ID: id, OutPath: o.Info.Path}})
+			r.OutPath = o.Info.Path
+			all = append(all, keyedRealisation{key, &r})
 		}
 	}
 	return all, nil
@@ -196,6 +198,20 @@ func (s *Store) LegacyRealisationID(ctx context.Context, id nix.DrvOutput) (stri
 		return "", err
 	}
 	return s.hasher.LegacyRealisationID(ctx, drv, id.Output)
+}
+
+// RealisationFingerprint is what is signed of a realisation: it follows from the name that
+// the store's tables have for the output, as those who read them check it by that. In a
+// store that has the tables of Nix before 2.35, the derivation has to be valid.
+func (s *Store) RealisationFingerprint(ctx context.Context, r *nix.Realisation) (string, error) {
+	if s.realisations == buildTrace {
+		return sign.Realisation(r), nil
+	}
+	id, err := s.LegacyRealisationID(ctx, r.ID)
+	if err != nil {
+		return "", err
+	}
+	return sign.LegacyRealisation(id, r.OutPath), nil
 }
 
 func (s *Store) printOutput(id nix.DrvOutput) string {

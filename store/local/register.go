@@ -23,9 +23,10 @@ type Registration struct {
 	// for objects that are derivations. If it is nil for one of them, the
 	// derivation is read and checked.
 	Outputs map[nix.OutputName]nix.StorePath
-	// Realises names outputs of derivations that the object is from now on known to
-	// be (store.RealisationStore).
-	Realises []nix.DrvOutput
+	// Realises are outputs of derivations that the object is from now on known to be
+	// (store.RealisationStore), with signatures of that; their OutPath is the object's,
+	// whatever they say.
+	Realises []nix.Realisation
 }
 
 // maxDerivation bounds the size of a derivation file that is read, in bytes.

@@ -57,6 +57,14 @@ in
     runs = [ { exit = [ 1 100 ]; } { options.cores = "2"; } ];
   };
 
+  # A key of nobody.
+  signed = newer (one "who builds signs objects, and which outputs they are" (
+    floating "ca-signed" { input = floating "ca-signed-input" { } "echo input > $out"; } "cat $input > $out; echo $input >> $out")
+    // {
+      files.key = "test.example-1:9XcYl8Dd4vfCDXxiqqI7shyW8euOSN6wMysCkU8anmv3kJNO08u2JTg17Q4uwY8DtvFZ6v7h9vpO12kjyNZQfg==";
+      options = options // { secret-key-files = "@shared@/key"; };
+    });
+
   chain = one "five in a row, each of which refers to the one before" (
     let link = n: if n == 0 then floating "ca-chain-0" { } "echo start > $out" else floating "ca-chain-${toString n}" { previous = link (n - 1); } "cat $previous > $out; echo $previous >> $out";
     in link 5);
