@@ -186,24 +186,61 @@ func (r *request) run(ctx context.Context, paths []nix.DerivedPath) ([]nix.Build
 		wants[i] = t.goal(key,
 			func(ctx context.Context, t task) outcome { return t.want(ctx, p) })
 	}
+	v := newVerdict(paths)
 	r.awaitAll(ctx, nil, wants, func(i int, out *outcome) {
 		results[i], errs[i] = out.result, out.err
 		results[i].Path = paths[i]
-		if !r.settings.KeepGoing && (out.err != nil || !out.result.Status.Success()) {
+		if v.ended(i, out) && !r.settings.KeepGoing {
 			cancel(errSiblingFailed)
 		}
 	})
 	for i, err := range errs {
-		if err == nil {
-			continue
-		}
-		if !errors.Is(err, errSiblingFailed) {
+		switch {
+		case err != nil && !errors.Is(err, errSiblingFailed):
 			return nil, err
+		case err != nil, !r.settings.KeepGoing && v.tooLate(i):
+			results[i] = nix.BuildResult{Path: paths[i], Status: nix.StatusCancelled,
+				Message: fmt.Sprintf("'%s' was not built because another build failed", paths[i].Format(r.store.Dir(), "^"))}
 		}
-		results[i] = nix.BuildResult{Path: paths[i], Status: nix.StatusCancelled,
-			Message: fmt.Sprintf("'%s' was not built because another build failed", paths[i].Format(r.store.Dir(), "^"))}
 	}
 	return results, nil
+}
+
+// A verdict says which failure of several wanted paths is the first, that the others have
+// come too late for.
+type verdict struct {
+	paths   []nix.DerivedPath
+	pending map[nix.StorePath]int
+	failed  []int
+	first   int // -1 for none
+}
+
+func newVerdict(paths []nix.DerivedPath) *verdict {
+	v := &verdict{paths: paths, pending: make(map[nix.StorePath]int), first: -1}
+	for _, p := range paths {
+		v.pending[p.Path]++
+	}
+	return v
+}
+
+// ended takes how a path ended, and tells whether that was the first failure. One that
+// follows from another wanted path is not, even if it is heard of before that.
+func (v *verdict) ended(i int, out *outcome) bool {
+	v.pending[v.paths[i].Path]--
+	if out.err == nil && out.result.Status.Success() {
+		return false
+	}
+	v.failed = append(v.failed, i)
+	if v.first >= 0 || v.pending[out.failedAt] > 0 {
+		return false
+	}
+	v.first = i
+	return true
+}
+
+// tooLate tells whether a path failed, and not as the first one.
+func (v *verdict) tooLate(i int) bool {
+	return v.first >= 0 && i != v.first && slices.Contains(v.failed, i)
 }
 
 // errSiblingFailed is the cause of the end of what was stopped because something

@@ -45,6 +45,9 @@ type outcome struct {
 	resolved nix.StorePath
 	// fetchFailed says that an object was not fetched although a substituter may have it.
 	fetchFailed bool
+	// failedAt is, of a derivation that failed because an input did, the one that failed
+	// by itself.
+	failedAt nix.StorePath
 	// realised says which objects the outputs of an input are, after a wantGoal
 	// that succeeded.
 	realised realised

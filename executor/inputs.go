@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,17 +86,23 @@ func (t task) realiseInputs(ctx context.Context, drvPath nix.StorePath, drv *nix
 	})
 
 	var failed []nix.BuildResult
-	for _, out := range outs {
+	var failedAt nix.StorePath
+	for i, out := range outs {
 		switch {
 		case errors.Is(out.err, errSiblingFailed):
 		case out.err != nil:
 			return nil, nil, &out
 		case !out.result.Status.Success():
+			if len(failed) == 0 && i < len(wanted) {
+				failedAt = cmp.Or(out.failedAt, wanted[i].drv)
+			}
 			failed = append(failed, out.result)
 		}
 	}
 	if len(failed) > 0 {
-		return nil, nil, t.dependencyFailed(drvPath, drv, failed)
+		out := t.dependencyFailed(drvPath, drv, failed)
+		out.failedAt = failedAt
+		return nil, nil, out
 	}
 	objects, all := slices.Clone(drv.InputSrcs), make(realised)
 	for _, f := range found {

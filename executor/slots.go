@@ -7,9 +7,10 @@ import (
 )
 
 // slots bound how many builders run at once. Who waits longest is first; of a request that
-// has several goals waiting it is the one that comes before the others. Where there is one
-// slot only, what is built one after the other is so in that order, and one that is
-// prepared faster waits for those before it. It is safe for concurrent use.
+// has several goals waiting it is the one that comes before the others, and one that is
+// prepared faster than those before it waits for them: which builders run, when the first
+// failure ends a request, does not depend on how fast anything was. It is safe for
+// concurrent use.
 type slots struct {
 	size int
 
@@ -107,7 +108,7 @@ func (s *slots) first() int {
 			best = i
 		}
 	}
-	if next := s.waiting[best].place; s.size == 1 && next.of.awaits(next.goal) {
+	if next := s.waiting[best].place; next.of.awaits(next.goal) {
 		return -1
 	}
 	return best
