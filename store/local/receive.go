@@ -66,7 +66,8 @@ func (t *received) matches(ca nix.ContentAddress, refs nix.References, self stri
 		return err == nil && nix.SumHash(ca.Hash.Algorithm(), sum) == ca.Hash, err
 	case ca.Method == nix.Flat || ca.Method == nix.Text:
 		sum := ca.Hash.Algorithm().New()
-		ok, err := t.hashFile(sum)
+		// Nix hashes nothing but the bytes, and adds files that can be run that way.
+		ok, err := t.hashFile(sum, ca.Method == nix.Flat)
 		return ok && nix.SumHash(ca.Hash.Algorithm(), sum) == ca.Hash, err
 	}
 	if ca.Method == nix.Git {
@@ -113,15 +114,16 @@ func (t *received) matchesModulo(want nix.Hash, self string) (bool, error) {
 	return nix.SumHash(want.Algorithm(), plain) == want || nix.SumHash(want.Algorithm(), placed) == want, nil
 }
 
-// hashFile hashes a tree that is one non-executable file; it says if it is not.
-func (t *received) hashFile(w io.Writer) (ok bool, err error) {
+// hashFile hashes a tree that is one file, which may be executable if that is so said; it
+// says if it is not.
+func (t *received) hashFile(w io.Writer, executable bool) (ok bool, err error) {
 	fd, err := dirfd.OpenFile(t.dir, t.name)
 	if err != nil {
 		return false, nil // a symlink or a directory
 	}
 	f := os.NewFile(uintptr(fd), t.name)
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Mode()&0o100 != 0 {
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Mode()&0o100 != 0 && !executable {
 		return false, err
 	}
 	block := takeBlock()

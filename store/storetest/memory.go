@@ -150,7 +150,7 @@ func check(info *nix.PathInfo, archive []byte) error {
 	default:
 		r := nar.NewReader(bytes.NewReader(archive), nar.Limits{})
 		h, err := r.Next()
-		if err == nil && (h.Type != nar.Regular || h.Executable) {
+		if err == nil && (h.Type != nar.Regular || h.Executable && info.CA.Method == nix.Text) {
 			err = errors.New("not a plain file")
 		}
 		if err == nil {

@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Repair", testRepair},
 		{"MissingReference", testMissingReference},
 		{"T16WrongClaims", testWrongClaims},
+		{"ExecutableFile", testExecutableFile},
 		{"T05EvilNARs", testEvilArchives},
 		{"Signatures", testSignatures},
 		{"Cancel", testCancel},
@@ -217,6 +218,18 @@ func testWrongClaims(t *testing.T, s store.Store) {
 	Add(t, s, o, text)
 	Check(t, s, o)
 	Check(t, s, text)
+}
+
+// testExecutableFile adds a program by the hash of its bytes, as `nix store add-file` does.
+func testExecutableFile(t *testing.T, s store.Store) {
+	o := archived(Archive(t, Node{Executable: true, Content: "content"}))
+	o.Info.CA = nix.ContentAddress{Method: nix.Flat, Hash: nix.HashBytes(nix.SHA256, []byte("content"))}
+	var err error
+	if o.Info.Path, err = nix.MakeContentAddressedPath(s.Dir(), "program", o.Info.CA, nix.References{}); err != nil {
+		t.Fatal(err)
+	}
+	Add(t, s, o)
+	Check(t, s, o)
 }
 
 func testEvilArchives(t *testing.T, s store.Store) {
