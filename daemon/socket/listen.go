@@ -101,7 +101,8 @@ func vacant(ctx context.Context, path string) error {
 	return err
 }
 
-// Dial connects to a socket in the file system, however long its path is.
+// Dial connects to a socket in the file system, however long its path is. Where many wait
+// to be accepted it waits, too, until ctx ends: Nix's daemon lets five wait.
 func Dial(ctx context.Context, path string) (net.Conn, error) {
 	address, done, err := shortAddress(path)
 	if err != nil {
@@ -109,7 +110,17 @@ func Dial(ctx context.Context, path string) (net.Conn, error) {
 	}
 	defer done()
 	var d net.Dialer
-	return d.DialContext(ctx, "unix", address)
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		conn, err := d.DialContext(ctx, "unix", address)
+		if !errors.Is(err, syscall.EAGAIN) {
+			return conn, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 // named is a listener with a place in the file system.
