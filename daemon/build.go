@@ -24,6 +24,7 @@ func (s *session) run(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildRe
 	}
 	log := s.newSink()
 	defer log.close()
+	log.request = req
 	req.Log = log
 	results, err := s.builder.Build(ctx, req)
 	if err == nil && len(results) != len(req.Paths) {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,6 +21,8 @@ type sink struct {
 	out       *tunnel
 	dir       nix.StoreDir
 	verbosity uint64
+	// request is what is built, nil for nothing.
+	request *nix.BuildRequest
 
 	mu    sync.Mutex
 	ids   uint64
@@ -91,7 +94,7 @@ func (k *sink) flush(g *goal) {
 func (k *sink) begin(drv nix.StorePath, machine string) *goal {
 	k.count()
 	full := k.dir.Join(drv)
-	text := fmt.Sprintf("building '%s'", full)
+	text := fmt.Sprintf("%s '%s'", k.verb(drv), full)
 	if machine != "" {
 		text += fmt.Sprintf(" on '%s'", machine)
 	}
@@ -103,6 +106,19 @@ func (k *sink) begin(drv nix.StorePath, machine string) *goal {
 	k.begun++
 	k.count()
 	return g
+}
+
+// verb says what is done with a derivation, in the words of Nix. Only what was asked for
+// is checked; what it needs is built.
+func (k *sink) verb(drv nix.StorePath) string {
+	asked := func(p nix.DerivedPath) bool { return p.Path == drv }
+	switch {
+	case k.request != nil && k.request.Mode == nix.BuildRepair:
+		return "repairing outputs of"
+	case k.request != nil && k.request.Mode == nix.BuildCheck && slices.ContainsFunc(k.request.Paths, asked):
+		return "checking outputs of"
+	}
+	return "building"
 }
 
 // count tells how far all builds are.

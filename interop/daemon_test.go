@@ -26,6 +26,7 @@ type service struct {
 	release *release
 	root    string   // of the store
 	env     []string // of the daemon and its clients, besides the scene's
+	clients []string // of clients only
 	remote  string   // the store URI of clients
 	socket  string
 	cmd     *exec.Cmd
@@ -57,9 +58,16 @@ func newService(t *testing.T, scene *testenv.Scene) *service {
 func (s *service) start(words ...string) {
 	t := s.t
 	t.Helper()
-	s.cmd = sceneCommand(s.scene, append(words,
+	s.launch(sceneCommand(s.scene, append(words,
 		"--option", "sandbox-paths", "/bin/sh="+visible(t, testenv.Busybox(t)), "--option", "fsync-metadata", "false",
-		"--option", "fsync-store-paths", "false", "--option", "build-users-group", "", "--option", "builders", "")...)
+		"--option", "fsync-store-paths", "false", "--option", "build-users-group", "", "--option", "builders", "")...))
+}
+
+// launch is startService by a command.
+func (s *service) launch(cmd *exec.Cmd) {
+	t := s.t
+	t.Helper()
+	s.cmd = cmd
 	s.cmd.Env = append(s.cmd.Env, s.env...)
 	out, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -118,7 +126,7 @@ func (s *service) stop() {
 // client is a command of real Nix that reaches the store through the daemon.
 func (s *service) client(words ...string) *exec.Cmd {
 	cmd := s.release.command(s.scene, words...)
-	cmd.Env = append(append(cmd.Env, s.env...), "NIX_REMOTE="+s.remote)
+	cmd.Env = append(append(append(cmd.Env, s.env...), "NIX_REMOTE="+s.remote), s.clients...)
 	cmd.Dir = s.scene.Dir
 	return cmd
 }
@@ -147,172 +155,6 @@ func write(t *testing.T, name, text string) string {
 		t.Fatal(err)
 	}
 	return name
-}
-
-// TestDaemonClients has real clients do everything that they do with a daemon, and
-// looks at what comes of it.
-func TestDaemonClients(t *testing.T) {
-	needs(t)
-	takeLane(t)
-	s := startService(t, newPlainScene(t))
-	file := write(t, s.scene.Path("hello.nix"), strings.ReplaceAll(hello, "x86_64-linux", testenv.System()))
-	equal := func(what, got, want string) {
-		t.Helper()
-		if got != want {
-			t.Errorf("%s: %q, want %q", what, got, want)
-		}
-	}
-	contains := func(what, got string, parts ...string) {
-		t.Helper()
-		for _, part := range parts {
-			if !strings.Contains(got, part) {
-				t.Errorf("%s: %q is not in\n%s", what, part, got)
-			}
-		}
-	}
-	read := func(name string) string {
-		t.Helper()
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Error(err)
-		}
-		return string(text)
-	}
-
-	contains("nix store ping", run(t, s.client("nix", "store", "ping")).stderr, s.socket)
-
-	// Building.
-	drv := s.must("nix-instantiate", file, "-A", "hello")
-	built := run(t, s.client("nix-build", file, "-A", "hello", "--out-link", s.scene.Path("result")))
-	if built.exit != 0 {
-		t.Fatalf("nix-build: %s", built.stderr)
-	}
-	out := strings.Join(built.stdout, "")
-	contains("nix-build", built.stderr, "building '"+drv+"'", "first line of dep", "log of hello")
-	dep := s.must("nix-build", file, "-A", "dep", "--no-out-link")
-	equal("what was built", read(s.real(out)), "hello dep "+dep+"\n")
-	equal("nix-store -r", s.must("nix-store", "-r", drv), out)
-	auto, err := filepath.Glob(s.real("/nix/var/nix/gcroots/auto/*"))
-	rooted := false
-	for _, root := range auto {
-		link, _ := os.Readlink(root)
-		rooted = rooted || link == s.scene.Path("result")
-	}
-	if err != nil || !rooted {
-		t.Errorf("roots: %v, %v", auto, err)
-	}
-	failed := run(t, s.client("nix-build", file, "-A", "fails", "--no-out-link"))
-	if failed.exit == 0 {
-		t.Error("a build that fails: exit 0")
-	}
-	contains("a build that fails", failed.stderr, "it fails", "builder failed with exit code 3")
-
-	// Asking.
-	equal("references", s.must("nix-store", "-q", "--references", out), dep)
-	equal("referrers", s.must("nix-store", "-q", "--referrers", dep), out)
-	equal("deriver", s.must("nix-store", "-q", "--deriver", out), drv)
-	equal("outputs", s.must("nix-store", "-q", "--outputs", drv), out)
-	contains("requisites", s.must("nix-store", "-qR", drv), s.must("nix-instantiate", file, "-A", "dep"))
-	contains("nix path-info", s.must("nix", "path-info", "--json", out), `"deriver":"`+drv+`"`, `"ultimate":true`, dep)
-	equal("nix log", s.must("nix", "log", drv), "log of hello")
-	equal("nix-store --read-log", s.must("nix-store", "--read-log", dep), "first line of dep")
-	contains("all paths", s.must("nix", "path-info", "--all"), out, dep, drv)
-
-	// Adding, and taking out.
-	tree := s.scene.Mkdir("tree")
-	write(t, filepath.Join(tree, "file"), strings.Repeat("content\n", 1000))
-	added := s.must("nix-store", "--add", tree)
-	equal("nix-store --add", read(s.real(added+"/file")), read(filepath.Join(tree, "file")))
-	equal("nix-store --add-fixed", s.must("nix-store", "--add-fixed", "sha256", "--recursive", tree), added)
-	exported, err := s.client("nix-store", "--export", dep, out).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	archive, err := s.client("nix", "nar", "dump-path", tree).Output()
-	if err != nil {
-		archive, err = s.client("nix-store", "--dump", tree).Output()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	streamed, err := s.client("nix", "store", "dump-path", added).Output()
-	if err != nil || !bytes.Equal(archive, streamed) {
-		t.Errorf("nix store dump-path: %d bytes, %v, want %d", len(streamed), err, len(archive))
-	}
-
-	// Copying to a store of another program and back.
-	other := s.scene.Path("other")
-	s.must("nix", "copy", "--no-check-sigs", "--to", "local?root="+other, out)
-	equal("copied out", read(other+out), read(s.real(out)))
-	s2 := startService(t, newPlainScene(t))
-	s2.must("nix", "copy", "--no-check-sigs", "--from", "local?root="+other, out)
-	equal("copied in", read(s2.real(out)), read(s.real(out)))
-	importing := s2.client("nix-store", "--import")
-	importing.Stdin = bytes.NewReader(exported)
-	equal("nix-store --import", strings.Join(must(t, importing), " "), dep+" "+out)
-
-	// Looking after the store.
-	again := s.must("nix-store", "--add", write(t, s.scene.Path("copy"), read(filepath.Join(tree, "file"))))
-	s.must("nix-store", "--optimise")
-	one, err1 := os.Stat(s.real(again))
-	two, err2 := os.Stat(s.real(added + "/file"))
-	if err1 != nil || err2 != nil || !os.SameFile(one, two) {
-		t.Errorf("nix-store --optimise: equal files are not linked: %v, %v", err1, err2)
-	}
-	s.must("nix-store", "--verify", "--check-contents")
-	damage(t, s.real(again))
-	verified := run(t, s.client("nix-store", "--verify", "--check-contents"))
-	if verified.exit != 1 {
-		t.Errorf("verifying what is damaged: exit %d", verified.exit)
-	}
-	contains("verifying what is damaged", verified.stderr, "was modified")
-}
-
-// TestDaemonProfiles has real clients install, remove and roll back, in a store that is
-// where its paths say.
-func TestDaemonProfiles(t *testing.T) {
-	needs(t)
-	scene := newPlainScene(t)
-	s := newService(t, scene)
-	s.env, s.remote = []string{"NIX_STORE_DIR=" + scene.Path("store")}, "daemon"
-	s.socket = scene.Path("state", "daemon-socket", "socket")
-	s.start(testenv.Kiln(t), "daemon", "-v")
-	file := write(t, s.scene.Path("hello.nix"), strings.ReplaceAll(hello, "x86_64-linux", testenv.System()))
-	profile := scene.Path("profile")
-	env := func(words ...string) string {
-		return s.must(append([]string{"nix-env", "-p", profile, "-f", file}, words...)...)
-	}
-	env("-iA", "tool")
-	if got := env("-q"); got != "tool-1.0" {
-		t.Errorf("installed: %q", got)
-	}
-	if text, err := os.ReadFile(filepath.Join(profile, "bin", "tool")); err != nil || string(text) != "tool\n" {
-		t.Errorf("what was installed: %q, %v", text, err)
-	}
-	env("-e", "tool")
-	if got := env("-q"); got != "" {
-		t.Errorf("after removing it: %q", got)
-	}
-	env("--rollback")
-	if got := env("-q"); got != "tool-1.0" {
-		t.Errorf("after rolling back: %q", got)
-	}
-}
-
-// damage changes a byte of a store object.
-func damage(t *testing.T, path string) {
-	t.Helper()
-	if err := os.Chmod(path, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err == nil {
-		_, err = f.WriteAt([]byte("X"), 3)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
 }
 
 // TestDaemonRestricted has a client that is not trusted set options. It is told of those

@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 		groups = append(groups, groupName("nix", lane), groupName("old", lane), groupName("kiln", lane))
 	}
 	status := testenv.Main(m, groups...)
-	if text := table.String(); text != "" && wantsTable() {
-		fmt.Print(text)
+	if wantsTable() {
+		fmt.Print(table.String(), clientTable.String())
 	}
 	os.Exit(status)
 }

@@ -36,7 +36,7 @@ func eachClient(t *testing.T, test func(t *testing.T, c *caller)) {
 		if !testenv.Root() {
 			t.Skip("the client's release makes no difference for whom kiln runs as: root tries both")
 		}
-		root, err := newestRoot()
+		root, err := peers[newestSeries].root()
 		if err != nil {
 			testenv.SkipTool(t, "no Nix %s to call: %v", newestSeries, err)
 		}

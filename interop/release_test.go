@@ -18,8 +18,12 @@ import (
 	"github.com/kilnbuild/kiln/internal/testenv"
 )
 
-// newestSeries is the release that kiln follows where releases differ.
-const newestSeries = "2.34"
+// newestSeries is the release that kiln follows where releases differ, and middleSeries
+// one between that and the machine's.
+const (
+	newestSeries = "2.34"
+	middleSeries = "2.26"
+)
 
 // A release is a real Nix: that of PATH, or one with a root directory of its own.
 type release struct {
@@ -33,13 +37,23 @@ func hostNix(t *testing.T) *release {
 	return &release{version: testenv.NixVersion(t)}
 }
 
-// newestNix is a Nix of newestSeries. Only root can have it: others cannot give a
-// program another root directory in which it still builds as it would.
+// newestNix is a Nix of newestSeries.
 func newestNix(t *testing.T) *release {
 	t.Helper()
-	room, err := newestRoom()
+	return otherNix(t, newestSeries)
+}
+
+// otherNix is a Nix of a series. Only root can have it: others cannot give a program
+// another root directory in which it still builds as it would.
+func otherNix(t *testing.T, series string) *release {
+	t.Helper()
+	p, ok := peers[series]
+	if !ok {
+		t.Fatalf("no release %s is known", series)
+	}
+	room, err := p.room()
 	if err != nil {
-		testenv.SkipTool(t, "no Nix %s to compare with: %v", newestSeries, err)
+		testenv.SkipTool(t, "no Nix %s to compare with: %v", series, err)
 	}
 	r := &release{room: room}
 	out := must(t, r.command(newScene(t), "nix-hash", "--version"))
@@ -47,25 +61,31 @@ func newestNix(t *testing.T) *release {
 	return r
 }
 
-var newestRoom = sync.OnceValues(func() (string, error) {
-	root, err := newestRoot()
-	if err != nil {
-		return "", err
-	}
-	return newRoom(root)
-})
+// peers are the releases that root can have, by series.
+var peers = map[string]peer{newestSeries: newPeer(newestSeries), middleSeries: newPeer(middleSeries)}
 
-// newestRoot is the root directory of a Nix of newestSeries.
-var newestRoot = sync.OnceValues(func() (string, error) {
-	cmd := exec.Command("../.ci/peer", newestSeries)
-	var said strings.Builder
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, said.String())
-	}
-	return strings.TrimSpace(string(out)), nil
-})
+// A peer gives the root directory of a release, and a namespace in which it is that.
+type peer struct{ root, room func() (string, error) }
+
+func newPeer(series string) peer {
+	root := sync.OnceValues(func() (string, error) {
+		cmd := exec.Command("../.ci/peer", series)
+		var said strings.Builder
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err != nil {
+			return "", fmt.Errorf("%w: %s", err, said.String())
+		}
+		return strings.TrimSpace(string(out)), nil
+	})
+	return peer{root, sync.OnceValues(func() (string, error) {
+		dir, err := root()
+		if err != nil {
+			return "", err
+		}
+		return newRoom(dir)
+	})}
+}
 
 // atLeast tells whether a release is that of a version, or a later one.
 func (r *release) atLeast(version string) bool {
@@ -109,9 +129,13 @@ func newRoom(root string) (string, error) {
 	}
 	// Nobody writes to it: its end tells the keeper of ours, so it must not be closed
 	// as garbage.
-	if keepsRoom, err = keeper.StdinPipe(); err != nil {
+	alive, err := keeper.StdinPipe()
+	if err != nil {
 		return "", err
 	}
+	keepers.Lock()
+	keepers.alive = append(keepers.alive, alive)
+	keepers.Unlock()
 	if err := keeper.Start(); err != nil {
 		return "", err
 	}
@@ -121,7 +145,10 @@ func newRoom(root string) (string, error) {
 	return fmt.Sprintf("/proc/%d/ns/mnt", keeper.Process.Pid), nil
 }
 
-var keepsRoom io.Closer
+var keepers struct {
+	sync.Mutex
+	alive []io.Closer
+}
 
 // keepRoom is what the test binary does with inRoot set.
 func keepRoom() error {

@@ -78,3 +78,61 @@ func (r *report) String() string {
 	fmt.Fprintf(&b, "%d derivations, %d as with real Nix, %d not\n", len(r.rows), len(r.rows)-failed, failed)
 	return b.String()
 }
+
+// clientTable says for each command, and each release of clients, whether what comes of
+// it is the same.
+var clientTable grid
+
+// A grid is a table with as many columns as there are. It is safe for concurrent use.
+type grid struct {
+	mu            sync.Mutex
+	rows, columns []string
+	cells         map[[2]string]string
+}
+
+// set fills in a cell; "" for what a release has not.
+func (g *grid) set(row, column, sign string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.cells == nil {
+		g.cells = map[[2]string]string{}
+	}
+	if !slices.Contains(g.rows, row) {
+		g.rows = append(g.rows, row)
+	}
+	if !slices.Contains(g.columns, column) {
+		g.columns = append(g.columns, column)
+	}
+	g.cells[[2]string{row, column}] = sign
+}
+
+// String is the table, or nothing if nothing was filled in.
+func (g *grid) String() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.rows) == 0 {
+		return ""
+	}
+	width := len("command")
+	for _, row := range g.rows {
+		width = max(width, len(row))
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%-*s", width, "command")
+	for _, column := range g.columns {
+		fmt.Fprintf(&b, "  %s", column)
+	}
+	b.WriteByte('\n')
+	counts := map[string]int{}
+	for _, row := range g.rows {
+		fmt.Fprintf(&b, "%-*s", width, row)
+		for _, column := range g.columns {
+			sign := g.cells[[2]string{row, column}]
+			counts[sign]++
+			fmt.Fprintf(&b, "  %-*s", len(column), sign)
+		}
+		b.WriteByte('\n')
+	}
+	fmt.Fprintf(&b, "%d results as with real Nix's daemon, %d different on purpose, %d not\n", counts["="], counts["~"], counts["FAILED"])
+	return b.String()
+}

@@ -161,7 +161,11 @@ func (s clientStore) OptimiseStore(ctx context.Context) error {
 // VerifyStore implements daemon.Verifier.
 func (s clientStore) VerifyStore(ctx context.Context, o *worker.VerifyStore, log nix.LogSink) (wrong bool, err error) {
 	opts := local.VerifyOptions{CheckContents: o.CheckContents, Forget: true, Problem: func(p local.Problem) {
-		log.Event(nix.Event{Kind: nix.EventWarning, Message: p.String()})
+		kind := nix.EventWarning
+		if p.Forgotten {
+			kind = nix.EventNotice
+		}
+		log.Event(nix.Event{Kind: kind, Message: p.String()})
 	}}
 	if o.Repair {
 		opts.Repair = func(ctx context.Context, p nix.StorePath) error { return s.repair(ctx, p, log) }

@@ -26,7 +26,12 @@ func storeVerifyCommand(g *globals) *cobra.Command {
 			return g.withStore(c.Context(), false, func(conf *configuration, st *local.Store) (err error) {
 				opts := local.VerifyOptions{
 					CheckContents: contents, Forget: repair,
-					Problem: func(p local.Problem) { fmt.Fprintf(os.Stderr, "error: %v\n", p) },
+					Problem: func(p local.Problem) {
+						if !p.Forgotten {
+							fmt.Fprint(os.Stderr, "error: ")
+						}
+						fmt.Fprintln(os.Stderr, p)
+					},
 				}
 				if repair {
 					x, closeExecutor, failed := conf.executor(st, g.verbose, false)

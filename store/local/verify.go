@@ -15,7 +15,8 @@ import (
 type VerifyOptions struct {
 	// CheckContents hashes every object.
 	CheckContents bool
-	// Problem, if not nil, is told of each problem when it is found.
+	// Problem, if not nil, is told of each problem when it is found, and in the end of
+	// what Forget is about.
 	Problem func(Problem)
 	// Repair, if not nil, is called to make an object right again. If that
 	// succeeds, the problem does not count.
@@ -31,6 +32,9 @@ type Problem struct {
 	// Message is a sentence, ready to print.
 	Message string
 	Err     error // what kept Verify from looking, or Repair from succeeding, if anything
+	// Forgotten says that the object is missing and was made invalid, so that nothing is
+	// wrong any more: such a problem is told and not counted.
+	Forgotten bool
 }
 
 func (p Problem) String() string {
@@ -70,7 +74,7 @@ type verifier struct {
 	store    *Store
 	opts     VerifyOptions
 	problems int
-	missing  []nix.StorePath
+	missing  []Problem // to forget
 }
 
 // object checks one object. An error is one of the store, not of the object.
@@ -82,8 +86,11 @@ func (v *verifier) object(ctx context.Context, p nix.StorePath) error {
 	_, err := os.Lstat(v.store.RealPath(p))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if !v.report(ctx, Problem{Path: p, Message: fmt.Sprintf("path '%s' disappeared", full)}) {
-			v.missing = append(v.missing, p)
+		problem := Problem{Path: p, Message: fmt.Sprintf("path '%s' disappeared", full)}
+		if !v.opts.Forget {
+			v.report(ctx, problem)
+		} else if !v.repair(ctx, &problem) {
+			v.missing = append(v.missing, problem)
 		}
 		return nil
 	case err != nil:
@@ -119,39 +126,56 @@ func (v *verifier) object(ctx context.Context, p nix.StorePath) error {
 	return nil
 }
 
-// report tells of a problem, and tries to repair it. It tells whether that
-// succeeded.
-func (v *verifier) report(ctx context.Context, p Problem) (repaired bool) {
-	if v.opts.Repair != nil {
-		err := v.opts.Repair(ctx, p.Path)
-		if err == nil {
-			return true
-		}
+// report tries to repair what is wrong, and tells of it if that fails.
+func (v *verifier) report(ctx context.Context, p Problem) {
+	if !v.repair(ctx, &p) {
+		v.problems++
+		v.tell(p)
+	}
+}
+
+// repair tries to repair what is wrong. It tells whether that succeeded.
+func (v *verifier) repair(ctx context.Context, p *Problem) bool {
+	if v.opts.Repair == nil {
+		return false
+	}
+	err := v.opts.Repair(ctx, p.Path)
+	if err != nil {
 		p.Err = errors.Join(p.Err, fmt.Errorf("repair: %w", err))
 	}
-	v.problems++
+	return err == nil
+}
+
+func (v *verifier) tell(p Problem) {
 	if v.opts.Problem != nil {
 		v.opts.Problem(p)
 	}
-	return false
 }
 
-// forget makes missing objects invalid, as far as no other refers to them.
+// forget makes missing objects invalid, as far as no other refers to them. The others
+// are problems.
 func (v *verifier) forget(ctx context.Context) error {
-	if !v.opts.Forget {
-		return nil
-	}
-	// Each round may free others of their last referrer.
-	for {
-		var kept []nix.StorePath
+	for again := true; again; {
+		again = false // each round may free others of their last referrer
+		var kept []Problem
 		for _, p := range v.missing {
-			if err := v.store.Invalidate(ctx, p); err != nil {
+			if err := v.store.Invalidate(ctx, p.Path); err != nil {
+				if cause := context.Cause(ctx); cause != nil {
+					return cause
+				}
 				kept = append(kept, p)
+				continue
 			}
-		}
-		if len(kept) == len(v.missing) {
-			return nil
+			again, p.Forgotten = true, true
+			p.Message += ", removing from database..."
+			v.tell(p)
 		}
 		v.missing = kept
 	}
+	v.problems += len(v.missing)
+	for _, p := range v.missing {
+		p.Message += ", but it still has valid referrers"
+		v.tell(p)
+	}
+	return nil
 }
