@@ -13,7 +13,7 @@ import (
 // rows above its own.
 var layers = [][]string{
 	// Layer 0: no word of the domain, or one format of bytes.
-	{"nix/base32", "nix/jsonvalue", "wire", "internal/keylock", "internal/unwind", "internal/ctxlog", "internal/dirfd", "internal/enclave"},
+	{"nix/base32", "nix/jsonvalue", "wire", "internal/keylock", "internal/unwind", "internal/ctxlog", "internal/dirfd", "internal/enclave", "internal/spool"},
 	{"nix/refscan", "internal/rmtree"},
 	{"nix/nar"},
 	// Layer 1: the vocabulary, and its forms as text; system calls as data.
@@ -22,7 +22,8 @@ var layers = [][]string{
 	{"nix/aterm", "nix/narinfo", "nix/sign", "nix/conf", "nix/githash", "nix/logline"},
 	{"nix/drvjson", "nix/drvopts"},
 	// Layer 2: contracts.
-	{"store", "wire/worker", "wire/serve", "mountns", "daemon/socket"},
+	{"store", "wire/worker", "mountns", "daemon/socket"},
+	{"wire/serve", "store/export"},
 	// Layer 3: what keeps, what isolates, what talks.
 	{"store/lookups", "store/sigv4"},
 	{"store/local", "store/binarycache", "store/remote", "sandbox"},
