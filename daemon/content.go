@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/kilnbuild/kiln/internal/spool"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/githash"
 	"github.com/kilnbuild/kiln/nix/nar"
@@ -27,8 +28,8 @@ func (s *session) addToStore(ctx context.Context, r *worker.AddToStore, b *body)
 		info, err := st.AddContent(ctx, r, b)
 		return s.added(info), err
 	}
-	keep := &spool{dir: s.cfg.TempDir, limit: s.cfg.Limits.Dump}
-	defer keep.close()
+	keep := &spool.Spool{Dir: s.cfg.TempDir, Limit: s.cfg.Limits.Dump}
+	defer keep.Close()
 	var err error
 	switch isFile := r.Method == nix.Flat || r.Method == nix.Text; {
 	case framed && isFile:
@@ -50,7 +51,7 @@ func (s *session) addToStore(ctx context.Context, r *worker.AddToStore, b *body)
 		a.whole = true
 	}
 	if ok {
-		info, err := st.AddContent(ctx, r, keep.reader())
+		info, err := st.AddContent(ctx, r, keep.Reader())
 		return s.added(info), err
 	}
 	return s.addSpooled(ctx, r, keep)
@@ -61,13 +62,13 @@ func (s *session) addTextToStore(ctx context.Context, r *worker.AddTextToStore) 
 	if err := s.mayAdd(add); err != nil {
 		return nil, err
 	}
-	keep := &spool{dir: s.cfg.TempDir, limit: s.cfg.Limits.Dump}
-	defer keep.close()
+	keep := &spool.Spool{Dir: s.cfg.TempDir, Limit: s.cfg.Limits.Dump}
+	defer keep.Close()
 	if _, err := keep.Write(r.Content); err != nil {
 		return nil, fmt.Errorf("add '%s': %w", r.Name, err)
 	}
 	if st, ok := s.store.(ContentAdder); ok {
-		info, err := st.AddContent(ctx, add, keep.reader())
+		info, err := st.AddContent(ctx, add, keep.Reader())
 		return s.added(info), err
 	}
 	return s.addSpooled(ctx, add, keep)
@@ -128,13 +129,13 @@ func writeFile(w io.Writer, content io.Reader, size int64) error {
 
 // addSpooled adds what is kept: a file for the methods Flat and Text, else an
 // archive.
-func (s *session) addSpooled(ctx context.Context, r *worker.AddToStore, keep *spool) (reply, error) {
+func (s *session) addSpooled(ctx context.Context, r *worker.AddToStore, keep *spool.Spool) (reply, error) {
 	archive := func(w io.Writer) error {
-		_, err := io.Copy(w, keep.reader())
+		_, err := io.Copy(w, keep.Reader())
 		return err
 	}
 	if r.Method == nix.Flat || r.Method == nix.Text {
-		archive = func(w io.Writer) error { return writeFile(w, keep.reader(), keep.size) }
+		archive = func(w io.Writer) error { return writeFile(w, keep.Reader(), keep.Size()) }
 	}
 	info, err := s.describe(r, keep, archive)
 	if err != nil {
@@ -159,7 +160,7 @@ func (s *session) addSpooled(ctx context.Context, r *worker.AddToStore, keep *sp
 }
 
 // describe computes what there is to know of an object from its content.
-func (s *session) describe(r *worker.AddToStore, keep *spool, archive func(io.Writer) error) (*nix.PathInfo, error) {
+func (s *session) describe(r *worker.AddToStore, keep *spool.Spool, archive func(io.Writer) error) (*nix.PathInfo, error) {
 	running, counted := nix.SHA256.New(), &counter{}
 	if err := archive(io.MultiWriter(running, counted)); err != nil {
 		return nil, err
@@ -169,14 +170,14 @@ func (s *session) describe(r *worker.AddToStore, keep *spool, archive func(io.Wr
 	switch {
 	case r.Method == nix.Git:
 		var err error
-		if info.CA.Hash, err = githash.Sum(bufio.NewReader(keep.reader()), r.Algorithm, nar.Limits{}); err != nil {
+		if info.CA.Hash, err = githash.Sum(bufio.NewReader(keep.Reader()), r.Algorithm, nar.Limits{}); err != nil {
 			return nil, err
 		}
 	case r.Method == nix.Recursive && r.Algorithm == nix.SHA256:
 		info.CA.Hash = info.NARHash
 	default:
 		running := r.Algorithm.New()
-		if _, err := io.Copy(running, keep.reader()); err != nil {
+		if _, err := io.Copy(running, keep.Reader()); err != nil {
 			return nil, err
 		}
 		info.CA.Hash = nix.SumHash(r.Algorithm, running)

@@ -52,6 +52,14 @@ type Store interface {
 	Dir() nix.StoreDir
 }
 
+// A LateSink takes objects whose description comes after their archive.
+type LateSink interface {
+	// AddLate reads an archive, to its end and no further. Then it has describe tell
+	// what the archive is of, for the hash and the size that it has, and adds that as
+	// Sink.Add does. An error of describe ends it.
+	AddLate(ctx context.Context, nar io.Reader, describe func(narHash nix.Hash, narSize int64) (*nix.PathInfo, error), opts AddOptions) error
+}
+
 // A BatchSource answers about many objects for the price of one.
 type BatchSource interface {
 	// ValidPaths gives those of paths that are valid, in their order.

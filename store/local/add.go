@@ -56,6 +56,39 @@ func (s *Store) add(ctx context.Context, info *nix.PathInfo, archive io.Reader, 
 	return err
 }
 
+// AddLate implements store.LateSink. The object becomes a temporary root when it is known
+// which one it is.
+func (s *Store) AddLate(ctx context.Context, archive io.Reader, describe func(nix.Hash, int64) (*nix.PathInfo, error), opts store.AddOptions) error {
+	if err := s.changes(); err != nil {
+		return err
+	}
+	t, err := s.receive(ctx, archive)
+	if err != nil {
+		return fmt.Errorf("add object: %w", err)
+	}
+	info, err := describe(t.narHash, t.narSize)
+	if err != nil {
+		return errors.Join(err, t.discard())
+	}
+	if err := s.addReceived(ctx, t, info, opts); err != nil {
+		return fmt.Errorf("add '%s': %w", s.opts.StoreDir.Join(info.Path), err)
+	}
+	return nil
+}
+
+// addReceived adds what was received as the object of info.
+func (s *Store) addReceived(ctx context.Context, t *received, info *nix.PathInfo, opts store.AddOptions) error {
+	err := s.checkClaims(info, opts)
+	if err == nil {
+		err = t.check(info)
+	}
+	if err != nil {
+		return errors.Join(err, t.discard())
+	}
+	_, err = s.settle(ctx, t, Registration{Info: *info}, opts.Repair)
+	return err
+}
+
 // checkClaims refuses an object for what is said of it, before its content is
 // looked at.
 func (s *Store) checkClaims(info *nix.PathInfo, opts store.AddOptions) error {

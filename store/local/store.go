@@ -49,6 +49,7 @@ var (
 	_ store.TempRooter       = (*Store)(nil)
 	_ store.RealisationStore = (*Store)(nil)
 	_ store.LogStore         = (*Store)(nil)
+	_ store.LateSink         = (*Store)(nil)
 )
 
 var errReadOnly = errors.New("store was opened for reading only")
