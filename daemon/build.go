@@ -8,7 +8,6 @@ import (
 
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/aterm"
-	"github.com/kilnbuild/kiln/nix/logline"
 	"github.com/kilnbuild/kiln/wire/worker"
 )
 
@@ -22,7 +21,7 @@ func (s *session) run(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildRe
 	if req.Mode == nix.BuildRepair && !s.trusted() {
 		return nil, errors.New("repairing is not allowed because you are not in 'trusted-users'")
 	}
-	log := s.newSink()
+	log := s.newLog()
 	defer log.close()
 	log.request = req
 	req.Log = log
@@ -36,18 +35,27 @@ func (s *session) run(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildRe
 
 // tellCauses tells of the failures that those in results follow from, as Nix does when
 // they happen, and takes them out of the messages of the latter.
-func tellCauses(log *sink, results []nix.BuildResult) {
+func tellCauses(log requestLog, results []nix.BuildResult) {
 	told := make(map[string]bool)
 	for i := range results {
 		r := &results[i]
 		for _, message := range r.CauseMessages {
 			if !told[message] {
 				told[message] = true
-				log.say(logline.Error, "\x1b[31;1merror:\x1b[0m "+message)
+				log.failure(message)
 			}
 		}
 		r.Message, r.CauseMessages = r.OwnMessage(), nil
 	}
+}
+
+// A requestLog takes what there is to tell while a request is carried out.
+type requestLog interface {
+	nix.LogSink
+	// failure takes what a build failed for that was not asked for itself.
+	failure(message string)
+	// close says that the request was carried out.
+	close()
 }
 
 func (s *session) newSink() *sink { return newSink(s.out, s.dir, s.verbosity) }
@@ -160,7 +168,7 @@ func (s *session) substitute(ctx context.Context, wanted []nix.StorePath) {
 		req.Paths = append(req.Paths, nix.Opaque(p))
 	}
 	if _, err := s.run(ctx, req); err != nil {
-		s.newSink().Event(nix.Event{Kind: nix.EventWarning, Message: err.Error()})
+		s.newLog().Event(nix.Event{Kind: nix.EventWarning, Message: err.Error()})
 	}
 }
 

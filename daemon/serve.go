@@ -35,12 +35,18 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
 	if cfg.Limits.Handshake == 0 {
 		cfg.Limits.Handshake = DefaultHandshake
 	}
+	return closing(ctx, conn, func() error { return converse(ctx, conn, cfg) })
+}
+
+// closing runs what speaks on a connection, and closes that when it has ended or ctx
+// does.
+func closing(ctx context.Context, conn io.Closer, speak func() error) error {
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(closed)
 		conn.Close()
 	})
-	err := serve(ctx, conn, cfg)
+	err := speak()
 	if stop() {
 		conn.Close()
 	} else {
@@ -63,6 +69,7 @@ type session struct {
 	dir     nix.StoreDir
 	d       *worker.Decoder
 	out     *tunnel
+	newLog  func() requestLog // for what there is to tell of a request
 	hasher  *aterm.Hasher
 	// verbosity is the highest level of messages that the client wants.
 	verbosity uint64
@@ -70,12 +77,13 @@ type session struct {
 	idle      idling
 }
 
-func serve(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
+func converse(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
 	protocol := worker.Protocol{Dir: cfg.Store.Dir()}
 	s := &session{cfg: cfg, store: cfg.Store, builder: cfg.Builder, dir: protocol.Dir, verbosity: uint64(logline.Info)}
 	s.d = &worker.Decoder{Reader: wire.NewReader(conn, cfg.Limits.Wire), Protocol: protocol}
 	e := &worker.Encoder{Writer: wire.NewWriter(conn), Protocol: protocol}
 	s.hasher = aterm.NewHasher(s.dir, s.derivation, aterm.HasherOptions{})
+	s.newLog = func() requestLog { return s.newSink() }
 	deadlines, timed := conn.(interface{ SetDeadline(time.Time) error })
 	if timed {
 		deadlines.SetDeadline(time.Now().Add(cfg.Limits.Handshake))
@@ -199,17 +207,7 @@ func (s *session) one(ctx context.Context) error {
 	defer cancel(nil)
 	b := s.body(req)
 	if b == nil {
-		// The client has nothing to say until it has its reply, unless it does not
-		// wait for that: then there is something to read.
-		watched := make(chan struct{})
-		s.watched = watched
-		go func() {
-			defer close(watched)
-			if s.d.Wait() != nil {
-				// That may be because everything ends, of which ctx need not know yet.
-				cancel(cmp.Or(context.Cause(all), ErrClientGone))
-			}
-		}()
+		s.watch(all, cancel)
 	}
 	r, err := s.carryOut(ctx, req, b)
 	if err != nil {
@@ -236,6 +234,21 @@ func (s *session) one(ctx context.Context) error {
 	// Only one may read at a time.
 	<-s.watched
 	return nil
+}
+
+// watch notices that the client leaves, and calls cancel. all is what ends with the
+// connection. The client has nothing to say until it has its reply, unless it does not
+// wait for that: then there is something to read.
+func (s *session) watch(all context.Context, cancel context.CancelCauseFunc) {
+	watched := make(chan struct{})
+	s.watched = watched
+	go func() {
+		defer close(watched)
+		if s.d.Wait() != nil {
+			// That may be because everything ends, of which ctx need not know yet.
+			cancel(cmp.Or(context.Cause(all), ErrClientGone))
+		}
+	}()
 }
 
 // refuse tells the client of an error. It returns those that end the connection.

@@ -200,6 +200,12 @@ func (k *sink) say(level logline.Level, text string) {
 	}
 }
 
+// failure implements requestLog.
+func (k *sink) failure(message string) { k.say(logline.Error, redError+message) }
+
+// redError stands before errors that a person reads, as Nix writes it.
+const redError = "\x1b[31;1merror:\x1b[0m "
+
 // close ends all activities.
 func (k *sink) close() {
 	k.mu.Lock()

@@ -18,7 +18,9 @@ import (
 type connection struct {
 	client     Client
 	generation *generation
+	letGo      func()       // of the generation
 	store      *local.Store // its lease
+	keys       *trustedKeys
 	settings   atomic.Pointer[conf.Settings]
 	builder    nix.Builder
 	done       func() // of the builder
@@ -42,36 +44,51 @@ func (c *connection) current() nix.Builder { return c.builder }
 
 // serve speaks to a client until it leaves.
 func (s *Server) serve(ctx context.Context, conn stream, client Client) (err error) {
-	g, err := s.generations.use(ctx)
+	c, err := s.attach(ctx, client)
 	if err != nil {
 		// The client is told why, and the next one may have more luck.
 		return daemon.Serve(ctx, conn, daemon.Config{Store: nowhere{s.cfg.StoreDir}, Refusal: err, NixVersion: s.cfg.NixVersion})
 	}
-	defer s.generations.letGo(g)
-	if err := g.Store().Prepare(client.User, int(client.UID)); err != nil {
-		s.log("warning: %v", err)
-	}
-	c := &connection{client: client, generation: g}
-	keys := &trustedKeys{dir: g.Store().Dir(), current: c.settings.Load, readFile: os.ReadFile}
-	c.store = g.Store().Lease(keys.object)
-	defer func() {
-		if cerr := c.store.Close(); cerr != nil && err == nil && !g.Store().Replaced() {
-			err = fmt.Errorf("release what a client had: %w", cerr)
-		}
-	}()
-	if err := c.use(g.settings, false); err != nil {
-		return daemon.Serve(ctx, conn, daemon.Config{Store: nowhere{s.cfg.StoreDir}, Refusal: err, NixVersion: s.cfg.NixVersion})
-	}
-	defer func() { c.done() }()
+	defer func() { err = c.leave(err) }()
 	return daemon.Serve(ctx, conn, daemon.Config{
-		Store: c.view(keys), Builder: c.builder, Trust: client.Trust, SetOptions: c.setOptions,
+		Store: c.view(), Builder: c.builder, Trust: client.Trust, SetOptions: c.setOptions,
 		NixVersion: s.cfg.NixVersion, Drain: s.drain, TempDir: s.cfg.TempDir, Limits: s.cfg.Limits,
 	})
 }
 
+// attach gives a client what it has of the daemon, until leave is called.
+func (s *Server) attach(ctx context.Context, client Client) (_ *connection, err error) {
+	g, err := s.generations.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.Store().Prepare(client.User, int(client.UID)); err != nil {
+		s.log("warning: %v", err)
+	}
+	c := &connection{client: client, generation: g, letGo: func() { s.generations.letGo(g) }}
+	c.keys = &trustedKeys{dir: g.Store().Dir(), current: c.settings.Load, readFile: os.ReadFile}
+	c.store = g.Store().Lease(c.keys.object)
+	if err := c.use(g.settings, false); err != nil {
+		return nil, c.leave(err)
+	}
+	return c, nil
+}
+
+// leave gives back what a client had. Its error is err, unless that is nil.
+func (c *connection) leave(err error) error {
+	defer c.letGo()
+	if c.done != nil {
+		c.done()
+	}
+	if cerr := c.store.Close(); cerr != nil && err == nil && !c.generation.Store().Replaced() {
+		err = fmt.Errorf("release what a client had: %w", cerr)
+	}
+	return err
+}
+
 // view is the store as the client sees it.
-func (c *connection) view(keys *trustedKeys) viewed {
-	st := clientStore{Store: c.store, keys: keys, builder: c.current}
+func (c *connection) view() viewed {
+	st := clientStore{Store: c.store, keys: c.keys, builder: c.current}
 	if collector := c.generation.Collector(c.store, c.generation.settings); collector != nil {
 		return collectedStore{st, collector}
 	}

@@ -237,7 +237,12 @@ type stream interface {
 // could start this process is who it belongs to, so the client is trusted unless
 // Config says otherwise.
 func (s *Server) ServeOne(ctx context.Context, conn io.ReadWriteCloser) error {
+	return s.serve(ctx, conn, s.starter())
+}
+
+// starter is who started this process, as a client.
+func (s *Server) starter() Client {
 	client := Client{Peer: socket.Peer{PID: os.Getppid(), UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}}
 	client.Trust = s.forced(worker.Trusted)
-	return s.serve(ctx, conn, client)
+	return client
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,13 +21,17 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// nixDaemon is the name by which the program is kiln daemon.
-const nixDaemon = "nix-daemon"
+// nixDaemon and nixStore are the names by which the program is kiln daemon: nixStore as
+// far as clients of the serve protocol start it.
+const (
+	nixDaemon = "nix-daemon"
+	nixStore  = "nix-store"
+)
 
 // daemonFlags are the flags of `kiln daemon` that are no settings.
 type daemonFlags struct {
 	socket                                  string
-	stdio                                   bool
+	stdio, serve, write                     bool
 	forceTrusted, forceUntrusted, noForcing bool
 	connections                             int
 }
@@ -38,7 +43,8 @@ func daemonCommand(g *globals) *cobra.Command {
 		Short: "Serve Nix clients",
 		Long: "Answers Nix clients, of every version since 2.0, at a socket in the file system: it builds for them, and keeps\n" +
 			"their store. The socket belongs to the store, so `kiln daemon --store ~/my-nix` needs nothing else; sockets that\n" +
-			"systemd has opened are taken over. Called nix-daemon, the program does the same.\n\n" +
+			"systemd has opened are taken over. Called nix-daemon, the program does the same; called nix-store, it takes --serve,\n" +
+			"which is what nix-copy-closure and stores of the scheme ssh start on another machine.\n\n" +
 			"SIGTERM ends it when everything that is being done is done, a second one at once. SIGHUP has it read nix.conf\n" +
 			"again, for clients that connect from then on.",
 		Args:        cobra.NoArgs,
@@ -50,6 +56,8 @@ func daemonCommand(g *globals) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&flags.socket, "socket", "", "listen at `PATH`; by default where clients of the store look, or NIX_DAEMON_SOCKET_PATH")
 	f.BoolVar(&flags.stdio, "stdio", false, "serve one client on standard input and output, as ssh-ng:// has it")
+	f.BoolVar(&flags.serve, "serve", false, "serve one client on standard input and output, as ssh:// has it (nix-store --serve)")
+	f.BoolVar(&flags.write, "write", false, "with --serve, let the client add objects and build")
 	f.BoolVar(&flags.forceTrusted, "force-trusted", false, "trust every client")
 	f.BoolVar(&flags.forceUntrusted, "force-untrusted", false, "trust no client")
 	f.BoolVar(&flags.noForcing, "default-trust", false, "trust those that trusted-users names, as without this flag")
@@ -57,7 +65,7 @@ func daemonCommand(g *globals) *cobra.Command {
 	f.Bool("daemon", false, "does nothing: nix-daemon has it")
 	f.Lookup("daemon").Hidden = true
 	c.MarkFlagsMutuallyExclusive("force-trusted", "force-untrusted", "default-trust")
-	c.MarkFlagsMutuallyExclusive("stdio", "socket")
+	c.MarkFlagsMutuallyExclusive("stdio", "socket", "serve")
 	return c
 }
 
@@ -79,6 +87,9 @@ func runDaemon(ctx context.Context, g *globals, flags *daemonFlags) error {
 	c, err := g.configure()
 	if err != nil {
 		return err
+	}
+	if (flags.stdio || flags.serve) && c.store.Scheme != conf.SchemeLocal {
+		return relay(ctx, c, flags)
 	}
 	// A line at a time; journald adds the rest.
 	lines := log.New(os.Stderr, "", 0)
@@ -102,7 +113,15 @@ func runDaemon(ctx context.Context, g *globals, flags *daemonFlags) error {
 	})
 	defer s.Close()
 	if flags.stdio {
-		return serveStdio(ctx, s)
+		return serveStdio(ctx, s.ServeOne)
+	}
+	if flags.serve {
+		return serveStdio(ctx, func(ctx context.Context, conn io.ReadWriteCloser) error {
+			return s.ServeLegacy(ctx, conn, flags.write, os.Stderr)
+		})
+	}
+	if flags.write {
+		return errors.New("the flag --write is for --serve")
 	}
 	if err := s.Open(ctx); err != nil {
 		return err
@@ -124,11 +143,27 @@ func runDaemon(ctx context.Context, g *globals, flags *daemonFlags) error {
 	return serveSockets(ctx, s, activated, lines)
 }
 
+// relay serves one client for a store that somebody else has.
+func relay(ctx context.Context, c *configuration, flags *daemonFlags) (err error) {
+	st, err := c.openAny(ctx, "", flags.stdio || flags.write)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	builder, _ := st.Store.(nix.Builder)
+	return serveStdio(ctx, func(ctx context.Context, conn io.ReadWriteCloser) error {
+		if flags.serve {
+			return daemon.ServeLegacy(ctx, conn, daemon.LegacyConfig{Store: st.Store, Builder: builder, Write: flags.write, Log: os.Stderr})
+		}
+		return daemon.Serve(ctx, conn, daemon.Config{Store: st.Store, Builder: builder, Trust: cmp.Or(flags.trust(), worker.Trusted)})
+	})
+}
+
 // serveStdio serves one client. Signals end it at once.
-func serveStdio(ctx context.Context, s *service.Server) error {
+func serveStdio(ctx context.Context, serve func(context.Context, io.ReadWriteCloser) error) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	err := s.ServeOne(ctx, &stdio{os.Stdin, os.Stdout})
+	err := serve(ctx, openStdio())
 	if errors.Is(err, daemon.ErrClientGone) {
 		return nil
 	}
@@ -137,12 +172,40 @@ func serveStdio(ctx context.Context, s *service.Server) error {
 
 // stdio is standard input and output as a connection.
 type stdio struct {
-	io.Reader
-	io.Writer
+	in, out *os.File
+	others  []*os.File // to be closed as well
 }
 
+// openStdio takes over standard input and output. Where that is possible, closing them
+// ends what waits for them.
+func openStdio() *stdio {
+	s := &stdio{in: os.Stdin, out: os.Stdout}
+	if f, same, err := pollable(os.Stdin, os.O_RDONLY); err == nil {
+		s.in = f
+		if !same {
+			s.others = append(s.others, os.Stdin)
+		}
+	}
+	if f, same, err := pollable(os.Stdout, os.O_WRONLY); err == nil {
+		s.out = f
+		if !same {
+			s.others = append(s.others, os.Stdout)
+		}
+	}
+	return s
+}
+
+func (s *stdio) Read(p []byte) (int, error)  { return s.in.Read(p) }
+func (s *stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
+
 // Close implements io.Closer.
-func (s *stdio) Close() error { return errors.Join(os.Stdin.Close(), os.Stdout.Close()) }
+func (s *stdio) Close() error {
+	errs := []error{s.in.Close(), s.out.Close()}
+	for _, f := range s.others {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // serveSockets serves clients until signals end it.
 func serveSockets(ctx context.Context, s *service.Server, listeners []net.Listener, lines *log.Logger) error {

@@ -117,6 +117,12 @@ func (g *globals) configure() (*configuration, error) {
 		uri = conf.DefaultStore(uri, env.StoreFacts(c.dirs, uri))
 	}
 	c.store = uri
+	if features, ok := uri.Params["system-features"]; ok && uri.Scheme == conf.SchemeLocal {
+		source := conf.Source{Kind: conf.FromCommandLine, Name: "--store"}
+		if _, err := settings.Set("system-features", features[0], source); err != nil {
+			return nil, err
+		}
+	}
 	if uri.Scheme == conf.SchemeLocal {
 		c.local = c.dirs.Local(uri)
 	}

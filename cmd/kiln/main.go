@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/kilnbuild/kiln/executor/builtin"
@@ -32,7 +33,14 @@ func main() {
 		debug.SetGCPercent(50)
 	}
 	args := os.Args[1:]
-	if filepath.Base(os.Args[0]) == nixDaemon {
+	switch filepath.Base(os.Args[0]) {
+	case nixDaemon:
+		args = append([]string{"daemon"}, args...)
+	case nixStore:
+		if !slices.Contains(args, "--serve") {
+			fmt.Fprintln(os.Stderr, "error: this nix-store is kiln, which does nothing by that name but `nix-store --serve`")
+			os.Exit(1)
+		}
 		args = append([]string{"daemon"}, args...)
 	}
 	os.Exit(run(args))
