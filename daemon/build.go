@@ -21,9 +21,8 @@ func (s *session) run(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildRe
 	if req.Mode == nix.BuildRepair && !s.trusted() {
 		return nil, errors.New("repairing is not allowed because you are not in 'trusted-users'")
 	}
-	log := s.newLog()
+	log := s.newLog(req)
 	defer log.close()
-	log.request = req
 	req.Log = log
 	results, err := s.builder.Build(ctx, req)
 	if err == nil && len(results) != len(req.Paths) {
@@ -168,7 +167,7 @@ func (s *session) substitute(ctx context.Context, wanted []nix.StorePath) {
 		req.Paths = append(req.Paths, nix.Opaque(p))
 	}
 	if _, err := s.run(ctx, req); err != nil {
-		s.newLog().Event(nix.Event{Kind: nix.EventWarning, Message: err.Error()})
+		s.newLog(nil).Event(nix.Event{Kind: nix.EventWarning, Message: err.Error()})
 	}
 }
 

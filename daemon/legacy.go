@@ -64,7 +64,7 @@ func serveLegacy(ctx context.Context, conn io.ReadWriteCloser, cfg LegacyConfig)
 	l.store, l.builder, l.dir, l.d = cfg.Store, cfg.Builder, dir, l.in.Decoder
 	l.hasher = aterm.NewHasher(dir, l.derivation, aterm.HasherOptions{})
 	log := &plainLog{w: cfg.Log, lines: make(map[nix.StorePath][]byte)}
-	l.newLog = func() requestLog { return log }
+	l.newLog = func(*nix.BuildRequest) requestLog { return log }
 	if err := serve.AcceptHandshake(l.in, l.out, cfg.Version); err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ type session struct {
 	dir     nix.StoreDir
 	d       *worker.Decoder
 	out     *tunnel
-	newLog  func() requestLog // for what there is to tell of a request
+	newLog  func(*nix.BuildRequest) requestLog // for what there is to tell of what is built, nil for other requests
 	hasher  *aterm.Hasher
 	// verbosity is the highest level of messages that the client wants.
 	verbosity uint64
@@ -83,7 +83,11 @@ func converse(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
 	s.d = &worker.Decoder{Reader: wire.NewReader(conn, cfg.Limits.Wire), Protocol: protocol}
 	e := &worker.Encoder{Writer: wire.NewWriter(conn), Protocol: protocol}
 	s.hasher = aterm.NewHasher(s.dir, s.derivation, aterm.HasherOptions{})
-	s.newLog = func() requestLog { return s.newSink() }
+	s.newLog = func(r *nix.BuildRequest) requestLog {
+		k := s.newSink()
+		k.request = r
+		return k
+	}
 	deadlines, timed := conn.(interface{ SetDeadline(time.Time) error })
 	if timed {
 		deadlines.SetDeadline(time.Now().Add(cfg.Limits.Handshake))
