@@ -60,12 +60,29 @@ func (c *Cache) add(ctx context.Context, info *nix.PathInfo, archive io.Reader, 
 	if err != nil {
 		return fmt.Errorf("make a temporary file: %w", err)
 	}
-	i, err := c.describe(ctx, info, archive, spool)
+	list, err := c.newLister()
 	if err != nil {
-		return errors.Join(err, discard(spool))
+		return errors.Join(fmt.Errorf("make a temporary file: %w", err), discard(spool))
 	}
-	if err := c.files.put(ctx, i.URL, "application/x-nix-nar", spool, i.FileSize); err != nil {
+	i, err := c.describe(ctx, info, archive, spool, list)
+	if list != nil {
+		err = errors.Join(err, list.end(err))
+	}
+	if err == nil {
+		err = c.files.put(ctx, i.URL, "application/x-nix-nar", spool, i.FileSize)
+	} else {
+		err = errors.Join(err, discard(spool))
+	}
+	if err != nil {
+		if list != nil {
+			err = errors.Join(err, discard(list.spool))
+		}
 		return err
+	}
+	if list != nil {
+		if err := c.putListing(ctx, list, i); err != nil {
+			return err
+		}
 	}
 	if err := c.write(ctx, narinfoName(i.Path), "text/x-nix-narinfo", i.Append(nil, c.opts.Dir)); err != nil {
 		return err
@@ -74,9 +91,9 @@ func (c *Cache) add(ctx context.Context, info *nix.PathInfo, archive io.Reader, 
 	return nil
 }
 
-// describe checks an archive and writes it compressed to spool, and gives what is to be
-// said of it.
-func (c *Cache) describe(ctx context.Context, info *nix.PathInfo, archive io.Reader, spool io.Writer) (*narinfo.Info, error) {
+// describe checks an archive and writes it compressed to spool, and plain to list if that
+// is not nil, and gives what is to be said of it.
+func (c *Cache) describe(ctx context.Context, info *nix.PathInfo, archive io.Reader, spool io.Writer, list *lister) (*narinfo.Info, error) {
 	ctx, cancel := context.WithCancel(ctx) // ends what compresses
 	defer cancel()
 	packed := &summed{w: spool, sum: nix.SHA256.New()}
@@ -85,6 +102,9 @@ func (c *Cache) describe(ctx context.Context, info *nix.PathInfo, archive io.Rea
 		return nil, err
 	}
 	plain := &summed{w: z, sum: nix.SHA256.New()}
+	if list != nil {
+		plain.w = io.MultiWriter(z, list)
+	}
 	err = store.WriteContent(plain, c.opts.Dir, info, func(w io.Writer) error {
 		_, err := nar.CopyArchive(w, archive, limits)
 		return err

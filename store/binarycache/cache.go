@@ -42,6 +42,10 @@ type Options struct {
 	// they stand for what the cache says of itself.
 	Priority      *int
 	WantMassQuery *bool
+	// Listings writes HASH.ls beside each archive: its files, as JSON.
+	Listings bool
+	// DebugInfo writes an index of debugging information by build id.
+	DebugInfo bool
 	// Lookups remember what a cache behind HTTP answers; nil for nobody. They are the
 	// caller's.
 	Lookups *lookups.Cache

@@ -70,6 +70,8 @@ func readParams(u conf.StoreURI, o *Options) error {
 		o.Level = &level
 	}
 	o.Parallel = u.Bool("parallel-compression", o.Parallel)
+	o.Listings = u.Bool("write-nar-listing", o.Listings)
+	o.DebugInfo = u.Bool("index-debug-info", o.DebugInfo)
 	if u.Params.Has("want-mass-query") {
 		want := u.Bool("want-mass-query", false)
 		o.WantMassQuery = &want
