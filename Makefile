@@ -59,7 +59,12 @@ conformance: ## Nix's own functional tests with a real client against kiln daemo
 	@[ -n "$(CONFORMANCE)" ] || { echo "say where the harness is, as in: make conformance CONFORMANCE=DIR" >&2; exit 2; }
 	@.ci/need go nix
 	@$(MAKE) --no-print-directory build
+	@mkdir -p build
 	"$(CONFORMANCE)/run.sh" --user nobody --daemon '$(CURDIR)/kiln daemon' --daemon-version 2.34.8 --list "$(CONFORMANCE)/open-2.8.txt" $(CONFORMANCE_FLAGS)
+	"$(CONFORMANCE)/run.sh" --user nobody --serve '$(CURDIR)/kiln daemon --serve {args}' --list "$(CONFORMANCE)/serve-2.8.txt" $(CONFORMANCE_FLAGS)
+	# remote-store.sh asks for a daemon with the very protocol version of Nix 2.8.
+	grep -v '^remote-store' "$(CONFORMANCE)/stdio-2.8.txt" >build/stdio.txt
+	"$(CONFORMANCE)/run.sh" --user nobody --stdio '$(CURDIR)/kiln daemon --stdio {args}' --list build/stdio.txt $(CONFORMANCE_FLAGS)
 
 bench: ## kiln against real Nix, old and new, taking turns in one run; BENCH='-run trivial -rounds 3' for a part
 	@.ci/need go busybox nix

@@ -24,6 +24,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, forbidUserNamespaces(os.Args[1:]))
 		os.Exit(1)
 	}
+	if os.Getenv(outsideRoot) != "" {
+		fmt.Fprintln(os.Stderr, leaveRoot(os.Getenv(outsideRoot), append([]string{"ssh"}, os.Args[1:]...)))
+		os.Exit(1)
+	}
 	if os.Getenv(inRoot) != "" {
 		if err := keepRoom(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -25,7 +25,7 @@ func isBehindDaemon(u conf.StoreURI) bool {
 // openRemote opens a store behind a daemon. The caller closes it.
 func (c *configuration) openRemote(u conf.StoreURI) (*remote.Store, error) {
 	dirs := c.dirs.Local(u)
-	opts, err := remote.FromURI(u, c.dirs.SocketIn(dirs.State), strings.Fields(os.Getenv("NIX_SSHOPTS")), os.Stderr)
+	opts, err := remote.FromURI(u, c.dirs.SocketIn(dirs.State), sshOptions(), os.Stderr)
 	if err != nil {
 		return nil, err
 	}
@@ -36,6 +36,22 @@ func (c *configuration) openRemote(u conf.StoreURI) (*remote.Store, error) {
 	opts.Log = complaints{}
 	return remote.Open(opts)
 }
+
+// openLegacy opens a store behind nix-store --serve on another machine. The caller closes
+// it.
+func (c *configuration) openLegacy(u conf.StoreURI) (*remote.Legacy, error) {
+	opts, err := remote.LegacyFromURI(u, sshOptions(), os.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	if opts.Dir, err = nix.ParseStoreDir(c.dirs.Local(u).Store); err != nil {
+		return nil, err
+	}
+	return remote.OpenLegacy(opts)
+}
+
+// sshOptions are words for ssh from the environment.
+func sshOptions() []string { return strings.Fields(os.Getenv("NIX_SSHOPTS")) }
 
 // withRemote runs f with the configured store behind a daemon open.
 func (c *configuration) withRemote(f func(*remote.Store) error) error {

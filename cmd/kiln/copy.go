@@ -30,8 +30,8 @@ func copyCommand(g *globals) *cobra.Command {
 		Long: "Copies store objects, with everything that they refer to, from one store to another. One of the stores may be\n" +
 			"left out: it is then the one that --store and the settings mean. What the target has is not copied again, so\n" +
 			"a copy that was broken off goes on where it was.\n\n" +
-			"A store is a directory that is the root of one, daemon, unix://SOCKET, ssh-ng://HOST, or a binary cache:\n" +
-			"file://DIRECTORY, http://HOST or https://HOST.",
+			"A store is a directory that is the root of one, daemon, unix://SOCKET, ssh://HOST, ssh-ng://HOST, or a binary\n" +
+			"cache: file://DIRECTORY, http://HOST or https://HOST.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return runCopy(c.Context(), g, &flags, args)
@@ -70,10 +70,8 @@ func runCopy(ctx context.Context, g *globals, flags *copyFlags, args []string) (
 	}
 	screen := newScreen(from.Dir(), g, &buildFlags{logFormat: flags.logFormat}, c.settings.LogLines)
 	defer screen.Close()
-	// Who reads from a cache decides whom to trust.
-	_, isCache := to.Store.(*binarycache.Cache)
 	opts := store.CopyOptions{
-		Repair: flags.repair, CheckSignatures: c.settings.RequireSigs && !flags.noCheckSigs && !isCache, Substitute: flags.substitute,
+		Repair: flags.repair, CheckSignatures: c.settings.RequireSigs && !flags.noCheckSigs && !to.believes, Substitute: flags.substitute,
 		From: from.name, To: to.name, Log: screen,
 	}
 	if flags.noRecursive {
@@ -87,6 +85,9 @@ type openedStore struct {
 	store.Store
 	io.Closer
 	name string
+	// believes is set for stores that do not check signatures: who reads from a cache
+	// decides whom to trust, and who may log in to a machine is trusted there.
+	believes bool
 }
 
 // paths reads the words of a command line for objects of the store.
@@ -133,12 +134,18 @@ func (c *configuration) openAny(ctx context.Context, text string, write bool) (o
 			return openedStore{}, err
 		}
 		s.Store, s.Closer, s.name = st, st, st.Name()
+	case u.Scheme == conf.SchemeSSH:
+		st, err := at.openLegacy(u)
+		if err != nil {
+			return openedStore{}, err
+		}
+		s.Store, s.Closer, s.name, s.believes = st, st, st.Name(), true
 	case u.Scheme == conf.SchemeFile || u.Scheme == conf.SchemeHTTP || u.Scheme == conf.SchemeHTTPS || u.Scheme == conf.SchemeS3:
 		st, err := at.openCache(ctx, write)
 		if err != nil {
 			return openedStore{}, err
 		}
-		s.Store, s.Closer, s.name = st, st, st.Name()
+		s.Store, s.Closer, s.name, s.believes = st, st, st.Name(), true
 	default:
 		return openedStore{}, fmt.Errorf("kiln cannot open stores of scheme '%s' yet", u.Scheme)
 	}

@@ -112,11 +112,7 @@ func (s *Store) buildBasic(ctx context.Context, req *nix.BuildRequest, p nix.Der
 	r.Path, r.Message = p, plain(r.Message)
 	t.close(statuses([]nix.BuildResult{r}))
 	if r.Status.Success() {
-		known := make(map[nix.OutputName]nix.StorePath)
-		for name, o := range basic.Outputs {
-			known[name] = o.Path
-		}
-		complete(&r, known)
+		complete(&r, statedPaths(basic))
 	}
 	return &r, nil
 }
@@ -242,9 +238,7 @@ func (s *Store) fill(ctx context.Context, r *nix.BuildResult, hasMaps bool) erro
 		if err != nil {
 			return err
 		}
-		for name, o := range drv.Outputs {
-			known[name] = o.Path
-		}
+		known = statedPaths(&drv.BasicDerivation)
 	}
 	complete(r, known)
 	return nil

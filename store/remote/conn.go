@@ -12,18 +12,21 @@ import (
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/wire"
+	"github.com/kilnbuild/kiln/wire/serve"
 	"github.com/kilnbuild/kiln/wire/worker"
 )
 
-// A conn is one connection. It carries one request at a time.
 // Oldest is the oldest version of the protocol that is spoken, that of Nix 2.0 to 2.3.
 // Daemons before it take archives in another way.
 const Oldest worker.Version = 1<<8 | 21
 
+// A conn is one connection. It carries one request at a time.
 type conn struct {
 	raw    io.ReadWriteCloser
 	d      *worker.Decoder
 	e      *worker.Encoder
+	in     *serve.Decoder // has d, in the serve protocol
+	out    *serve.Encoder // has e, in the serve protocol
 	server worker.Server
 	opened time.Time
 	// bad is set when nobody knows where the next reply begins.
@@ -33,19 +36,7 @@ type conn struct {
 // An explainer is a connection that knows more of why it broke.
 type explainer interface{ explain(error) error }
 
-// dial opens a connection, up to where requests can be sent.
-func (s *Store) dial(ctx context.Context) (*conn, error) {
-	c, err := s.greet(ctx)
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause
-	}
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", s.opts.Name, err)
-	}
-	return c, nil
-}
-
-func (s *Store) greet(ctx context.Context) (*conn, error) {
+func (s *Store) greetDaemon(ctx context.Context) (*conn, error) {
 	raw, err := s.opts.Dial(ctx)
 	if err != nil {
 		return nil, err

@@ -58,7 +58,7 @@ func FuzzDaemon(f *testing.F) {
 			return err
 		},
 	}
-	dial := serve(f, daemon.Config{Store: m, Builder: builderOf(f, m), Trust: worker.Trusted})
+	dial := serveDaemon(f, daemon.Config{Store: m, Builder: builderOf(f, m), Trust: worker.Trusted})
 	for i, call := range calls {
 		var said bytes.Buffer
 		s := open(f, remote.Options{MaxConnections: 1, Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {

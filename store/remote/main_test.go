@@ -46,9 +46,14 @@ func (f buildFunc) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.Buil
 	return f(ctx, req)
 }
 
-// serve gives a Dial to kiln's own daemon. Connections are served until the test
+// serveDaemon gives a Dial to kiln's own daemon. Connections are served until the test
 // ends.
-func serve(t testing.TB, cfg daemon.Config) func(context.Context) (io.ReadWriteCloser, error) {
+func serveDaemon(t testing.TB, cfg daemon.Config) func(context.Context) (io.ReadWriteCloser, error) {
+	return serveBy(t, func(ctx context.Context, conn net.Conn) { daemon.Serve(ctx, conn, cfg) })
+}
+
+// serveBy gives a Dial to what speak speaks to.
+func serveBy(t testing.TB, speak func(context.Context, net.Conn)) func(context.Context) (io.ReadWriteCloser, error) {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
 	if err != nil {
@@ -68,7 +73,7 @@ func serve(t testing.TB, cfg daemon.Config) func(context.Context) (io.ReadWriteC
 			ended = append(ended, end)
 			go func() {
 				defer close(end)
-				daemon.Serve(ctx, conn, cfg)
+				speak(ctx, conn)
 			}()
 		}
 	}()

@@ -18,6 +18,8 @@ type pool struct {
 	closed bool
 }
 
+func newPool(connections int) pool { return pool{places: make(chan struct{}, connections)} }
+
 var errClosed = errors.New("the store is closed")
 
 // take gives a connection that was used before, nil if a new one is to be opened.
@@ -76,12 +78,32 @@ func (p *pool) close() error {
 	return errors.Join(errs...)
 }
 
+// connections are those to one server.
+type connections struct {
+	name  string        // what errors call the server
+	age   time.Duration // how long one is used, 0 for ever
+	pool  pool
+	greet func(ctx context.Context) (*conn, error)
+}
+
+// dial opens a connection, up to where requests can be sent.
+func (s *connections) dial(ctx context.Context) (*conn, error) {
+	c, err := s.greet(ctx)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", s.name, err)
+	}
+	return c, nil
+}
+
 // with has f use a connection. If ctx ends, the connection is closed, and its cause
 // is the error.
-func (s *Store) with(ctx context.Context, f func(*conn) error) error {
-	c, err := s.pool.take(ctx, s.opts.MaxConnectionAge)
+func (s *connections) with(ctx context.Context, f func(*conn) error) error {
+	c, err := s.pool.take(ctx, s.age)
 	if err != nil {
-		return fmt.Errorf("connect to %s: %w", s.opts.Name, err)
+		return fmt.Errorf("connect to %s: %w", s.name, err)
 	}
 	if c == nil {
 		if c, err = s.dial(ctx); err != nil {
@@ -93,7 +115,7 @@ func (s *Store) with(ctx context.Context, f func(*conn) error) error {
 }
 
 // use has f use that connection, and passes it on to done.
-func (s *Store) use(ctx context.Context, c *conn, f func(*conn) error, done func(*conn)) error {
+func (s *connections) use(ctx context.Context, c *conn, f func(*conn) error, done func(*conn)) error {
 	stop := context.AfterFunc(ctx, func() { c.raw.Close() })
 	err := f(c)
 	if !stop() {

@@ -20,6 +20,10 @@ const maxDerivation = 64 << 20
 
 // derivation reads a derivation from the daemon.
 func (s *Store) derivation(ctx context.Context, drv nix.StorePath) (*nix.Derivation, error) {
+	return readDerivation(ctx, s, drv)
+}
+
+func readDerivation(ctx context.Context, s store.Store, drv nix.StorePath) (*nix.Derivation, error) {
 	var archive bytes.Buffer
 	if err := s.NAR(ctx, drv, &limited{&archive, maxDerivation}); err != nil {
 		return nil, err
@@ -34,9 +38,9 @@ func (s *Store) derivation(ctx context.Context, drv nix.StorePath) (*nix.Derivat
 		content, err = io.ReadAll(r)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read derivation '%s': %w", s.opts.Dir.Join(drv), err)
+		return nil, fmt.Errorf("read derivation '%s': %w", s.Dir().Join(drv), err)
 	}
-	return aterm.Parse(s.opts.Dir, strings.TrimSuffix(drv.Name(), nix.DrvExtension), content, aterm.Limits{})
+	return aterm.Parse(s.Dir(), strings.TrimSuffix(drv.Name(), nix.DrvExtension), content, aterm.Limits{})
 }
 
 // limited fails when more is written than may be.

@@ -2,10 +2,8 @@ package remote_test
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -212,83 +210,13 @@ func TestRealDaemonBuilds(t *testing.T) {
 // TestSSH reaches a real daemon by a real sshd.
 func TestSSH(t *testing.T) {
 	testenv.NixVersion(t)
-	sshd, err := exec.LookPath("sshd")
-	if err != nil {
-		sshd = "/usr/sbin/sshd"
-	}
-	for _, p := range []string{sshd, "ssh", "ssh-keygen"} {
-		if _, err := exec.LookPath(p); err != nil {
-			testenv.SkipTool(t, "no %s; install it with: apt-get install openssh-server openssh-client", filepath.Base(p))
-		}
-	}
-	me, err := user.Current()
-	if err != nil || me.Username == "" {
-		t.Skip("ssh needs a user with an account")
-	}
 	scene := testenv.NewScene(t, "")
-	for _, key := range []string{"host", "client"} {
-		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", scene.Path(key)).CombinedOutput(); err != nil {
-			t.Fatalf("ssh-keygen: %v\n%s", err, out)
-		}
-	}
-	write := func(name, text string, mode os.FileMode) {
-		if err := os.WriteFile(scene.Path(name), []byte(text), mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	public := func(key string) string {
-		b, err := os.ReadFile(scene.Path(key + ".pub"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b)
-	}
-	write("authorized", public("client"), 0o600)
-	port := freePort(t)
-	write("sshd_config", fmt.Sprintf("Port %d\nListenAddress 127.0.0.1\nHostKey %s\nAuthorizedKeysFile %s\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n",
-		port, scene.Path("host"), scene.Path("authorized")), 0o600)
-	write("known", fmt.Sprintf("[127.0.0.1]:%d %s", port, public("host")), 0o600)
+	sshd := testenv.StartSSHD(t, scene)
 	// What the login's environment would not have.
-	var env strings.Builder
-	for _, kv := range append(scene.Env(), "NIX_CONFIG="+config) {
-		name, value, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, "NIX_") || name == "HOME" || name == "TMPDIR" || name == "PATH" {
-			fmt.Fprintf(&env, "export %s='%s'\n", name, value)
-		}
-	}
-	write("daemon", "#!/bin/sh\n"+env.String()+`exec nix-daemon "$@"`+"\n", 0o755)
-
-	if os.Geteuid() == 0 {
-		os.MkdirAll("/run/sshd", 0o755)
-	}
-	cmd := exec.Command(sshd, "-D", "-e", "-f", scene.Path("sshd_config"))
-	var said strings.Builder
-	cmd.Stderr = &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Wait()
-		if t.Failed() {
-			t.Logf("sshd said:\n%s", said.String())
-		}
-	})
-	for range 500 {
-		if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			c.Close()
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Setenv("NIX_SSHOPTS", "-F none -o BatchMode=yes -o UserKnownHostsFile="+scene.Path("known"))
-	login := append([]string{"-i", scene.Path("client"), "-p", fmt.Sprint(port)}, strings.Fields(os.Getenv("NIX_SSHOPTS"))...)
-	if out, err := exec.Command("ssh", append(login, me.Username+"@127.0.0.1", "true")...).CombinedOutput(); err != nil && !testenv.Root() {
-		t.Skipf("this user cannot log in: %v: %s", err, out)
-	}
-	uri := fmt.Sprintf("ssh-ng://%s@127.0.0.1:%d?ssh-key=%s&remote-store=%s", me.Username, port, scene.Path("client"), scene.Path("remote"))
-	good := uri + "&max-connections=2&compress=true&remote-program=" + scene.Path("daemon")
+	program := sshd.Program(t, scene, "daemon", []string{"NIX_CONFIG=" + config}, "nix-daemon")
+	t.Setenv("NIX_SSHOPTS", sshd.Options+" "+sshd.Shared)
+	uri := fmt.Sprintf("ssh-ng://%s?ssh-key=%s&remote-store=%s", sshd.Authority(), sshd.Key, scene.Path("remote"))
+	good := uri + "&max-connections=2&compress=true&remote-program=" + program
 	s := openURI(t, good)
 	dep := storetest.Text(t, s.Dir(), "dep", "text")
 	built := storetest.Built(t, s.Dir(), "built", true, dep.Info.Path)
@@ -305,23 +233,16 @@ func TestSSH(t *testing.T) {
 	storetest.Check(t, back, built)
 
 	// What does not work is told with the words of ssh or the other machine.
-	_, err = openURI(t, uri+"&remote-program="+scene.Path("nothing")).PathInfo(t.Context(), dep.Info.Path)
+	_, err := openURI(t, uri+"&remote-program="+scene.Path("nothing")).PathInfo(t.Context(), dep.Info.Path)
 	if err == nil || !strings.Contains(err.Error(), scene.Path("nothing")) || !strings.Contains(err.Error(), "No such file") {
 		t.Errorf("no program: %v", err)
 	}
-	write("known", "", 0o600)
+	t.Setenv("NIX_SSHOPTS", sshd.Options)
+	if err := os.WriteFile(sshd.KnownHosts, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	_, err = openURI(t, good).PathInfo(t.Context(), dep.Info.Path)
 	if err == nil || !strings.Contains(err.Error(), "Host key verification failed") {
 		t.Errorf("an unknown host: %v", err)
 	}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

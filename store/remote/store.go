@@ -17,8 +17,8 @@ import (
 // A Store is a store behind a daemon, and a nix.Builder. It is safe for concurrent
 // use.
 type Store struct {
+	connections
 	opts   Options
-	pool   pool
 	hasher *aterm.Hasher
 
 	rootsMu sync.Mutex
@@ -41,7 +41,8 @@ func Open(opts Options) (*Store, error) {
 	if opts.Settings == nil {
 		opts.Settings = DefaultSettings()
 	}
-	s := &Store{opts: opts, pool: pool{places: make(chan struct{}, opts.MaxConnections)}}
+	s := &Store{opts: opts}
+	s.connections = connections{name: opts.Name, age: opts.MaxConnectionAge, pool: newPool(opts.MaxConnections), greet: s.greetDaemon}
 	s.hasher = aterm.NewHasher(opts.Dir, s.derivation, aterm.HasherOptions{})
 	return s, nil
 }

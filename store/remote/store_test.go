@@ -26,7 +26,7 @@ func TestSuite(t *testing.T) {
 		t.Run(v.String(), func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) store.Store {
 				cfg := daemon.Config{Store: withoutLegacy{storetest.NewMemory(nix.DefaultStoreDir)}, Trust: worker.Trusted}
-				s := open(t, remote.Options{Dial: serve(t, cfg), Version: v})
+				s := open(t, remote.Options{Dial: serveDaemon(t, cfg), Version: v})
 				if v < worker.Newest {
 					return withoutRealisations{s}
 				}
@@ -85,7 +85,7 @@ func TestBuild(t *testing.T) {
 			fails, _ := drvOf(t, nix.DefaultStoreDir, "fails", nil)
 			_, brought := drvOf(t, nix.DefaultStoreDir, "brought", nil)
 			storetest.Add(t, m, works, fails)
-			s := open(t, remote.Options{Dial: serve(t, daemon.Config{Store: m, Builder: builderOf(t, m), Trust: worker.Trusted}), Version: v})
+			s := open(t, remote.Options{Dial: serveDaemon(t, daemon.Config{Store: m, Builder: builderOf(t, m), Trust: worker.Trusted}), Version: v})
 
 			log := &events{}
 			results, err := s.Build(t.Context(), &nix.BuildRequest{Paths: []nix.DerivedPath{nix.Built(works.Info.Path, nix.AllOutputs)}, Log: log})
@@ -142,7 +142,7 @@ func TestBuildCancelled(t *testing.T) {
 		close(stopped)
 		return nil, context.Cause(ctx)
 	})
-	s := open(t, remote.Options{Dial: serve(t, daemon.Config{Store: m, Builder: b, Trust: worker.Trusted})})
+	s := open(t, remote.Options{Dial: serveDaemon(t, daemon.Config{Store: m, Builder: b, Trust: worker.Trusted})})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cause := errors.New("no longer wanted")
 	go func() {
@@ -162,7 +162,7 @@ func TestPool(t *testing.T) {
 	m := storetest.NewMemory(nix.DefaultStoreDir)
 	var mu sync.Mutex
 	dialled, opened, most := 0, 0, 0
-	dial := serve(t, daemon.Config{Store: m, Trust: worker.Trusted})
+	dial := serveDaemon(t, daemon.Config{Store: m, Trust: worker.Trusted})
 	s := open(t, remote.Options{MaxConnections: 3, Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
 		c, err := dial(ctx)
 		mu.Lock()
@@ -222,7 +222,7 @@ func TestRestart(t *testing.T) {
 	var last io.Closer
 	var served []func(context.Context) (io.ReadWriteCloser, error)
 	for range 2 {
-		served = append(served, serve(t, daemon.Config{Store: m, Trust: worker.Trusted}))
+		served = append(served, serveDaemon(t, daemon.Config{Store: m, Trust: worker.Trusted}))
 	}
 	s := open(t, remote.Options{Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
 		c, err := served[0](ctx)
@@ -252,8 +252,8 @@ func TestCopyByDaemons(t *testing.T) {
 		all = append(all, o)
 	}
 	for _, v := range []worker.Version{remote.Oldest, worker.Newest} {
-		a := open(t, remote.Options{Dial: serve(t, daemon.Config{Store: from, Trust: worker.Trusted}), Version: v})
-		b := open(t, remote.Options{Dial: serve(t, daemon.Config{Store: to, Trust: worker.Trusted}), Version: v})
+		a := open(t, remote.Options{Dial: serveDaemon(t, daemon.Config{Store: from, Trust: worker.Trusted}), Version: v})
+		b := open(t, remote.Options{Dial: serveDaemon(t, daemon.Config{Store: to, Trust: worker.Trusted}), Version: v})
 		if err := store.CopyClosure(t.Context(), a, b, refs, store.CopyOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func TestCopyByDaemons(t *testing.T) {
 		to = storetest.NewMemory(nix.DefaultStoreDir)
 	}
 	// Signatures are asked for where they are wanted.
-	b := open(t, remote.Options{Dial: serve(t, daemon.Config{Store: to, Trust: worker.NotTrusted})})
+	b := open(t, remote.Options{Dial: serveDaemon(t, daemon.Config{Store: to, Trust: worker.NotTrusted})})
 	var failure *store.CopyError
 	if err := store.CopyClosure(t.Context(), from, b, refs, store.CopyOptions{}); !errors.As(err, &failure) || failure.Reading || !strings.Contains(err.Error(), "no signature is trusted") {
 		t.Errorf("copy without signatures: %v", err)

@@ -59,16 +59,7 @@ func FromURI(u conf.StoreURI, socket string, nixSSH []string, errs io.Writer) (O
 	case conf.SchemeSSHNG:
 		// Each is a process and a handshake of its own.
 		o.MaxConnections = 1
-		o.Dial = SSH(SSHOptions{
-			Authority:     u.Authority,
-			Key:           u.Params.Get("ssh-key"),
-			HostKey:       u.Params.Get("base64-ssh-public-host-key"),
-			Compress:      u.Bool("compress", false),
-			Options:       nixSSH,
-			RemoteProgram: strings.Fields(param(u, "remote-program", "nix-daemon")),
-			RemoteArgs:    daemonArgs(u.Params.Get("remote-store")),
-			Errors:        errs,
-		})
+		o.Dial = sshFromURI(u, nixSSH, errs, "nix-daemon", "--stdio")
 	default:
 		return Options{}, fmt.Errorf("store '%s' is not behind a daemon", u.Redacted())
 	}
@@ -88,11 +79,39 @@ func param(u conf.StoreURI, name, otherwise string) string {
 	return otherwise
 }
 
-// daemonArgs are the words for a daemon that serves its input and output.
-func daemonArgs(store string) []string {
-	args := []string{"--stdio"}
-	if store != "" {
+// sshFromURI gives a Dial that starts a program by ssh: the one that the URI names, or
+// that of the given name, with the given words.
+func sshFromURI(u conf.StoreURI, nixSSH []string, errs io.Writer, program string, args ...string) func(context.Context) (io.ReadWriteCloser, error) {
+	if store := u.Params.Get("remote-store"); store != "" {
 		args = append(args, "--store", store)
 	}
-	return args
+	return SSH(SSHOptions{
+		Authority:     u.Authority,
+		Key:           u.Params.Get("ssh-key"),
+		HostKey:       u.Params.Get("base64-ssh-public-host-key"),
+		Compress:      u.Bool("compress", false),
+		Options:       nixSSH,
+		RemoteProgram: strings.Fields(param(u, "remote-program", program)),
+		RemoteArgs:    args,
+		Errors:        errs,
+	})
+}
+
+// LegacyFromURI gives the LegacyOptions for a store URI of the scheme ssh; see FromURI.
+func LegacyFromURI(u conf.StoreURI, nixSSH []string, errs io.Writer) (LegacyOptions, error) {
+	if u.Scheme != conf.SchemeSSH {
+		return LegacyOptions{}, fmt.Errorf("store '%s' is not of the scheme ssh", u.Redacted())
+	}
+	named := u
+	named.Params = nil
+	o := LegacyOptions{
+		Name: named.Redacted(), MaxConnections: 1, // each is a process
+		Dial: sshFromURI(u, nixSSH, errs, "nix-store", "--serve", "--write"),
+	}
+	if n, err := strconv.Atoi(u.Params.Get("max-connections")); err == nil && n > 0 {
+		o.MaxConnections = n
+	}
+	var err error
+	o.Dir, err = nix.ParseStoreDir(param(u, "store", string(nix.DefaultStoreDir)))
+	return o, err
 }
