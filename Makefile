@@ -22,9 +22,8 @@ PEERS    ?= $(if $(filter 0,$(shell id -u)),2.34)
 
 .PHONY: build demo demo-recursive demo-service generate test conformance bench lint fuzz interop broken screenshots docs clean help
 
-build: ## two static binaries: ./kiln, and ./kiln-service, which is the same with the executor service
-	CGO_ENABLED=0 $(GO) build -tags lite -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln-service ./cmd/kiln
+build: ## one static binary: ./kiln
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
 
 demo: ## build a derivation in the sandbox, in a store of its own, and print the isolation report
 	@.ci/need go busybox
@@ -106,7 +105,7 @@ fuzz: ## every fuzz target for FUZZTIME
 
 clean: ## remove what the other targets made here
 	@if [ -d build ]; then chmod -R u+w build && rm -rf build; fi
-	rm -f kiln kiln-service
+	rm -f kiln
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
