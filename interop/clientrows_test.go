@@ -5,14 +5,15 @@ package interop
 // clientGroups are the rows of TestClients. Each group has a store of its own, and its
 // rows go on from what those before them left.
 var clientGroups = []struct {
-	name   string
-	placed bool // the store has to be where its paths say
-	rows   []clientRow
+	name string
+	kind worldKind
+	rows []clientRow
 }{
 	{name: "builds", rows: buildRows},
 	{name: "objects", rows: objectRows},
 	{name: "garbage", rows: garbageRows},
-	{name: "profiles", placed: true, rows: profileRows},
+	{name: "strangers", kind: worldKind{strangers: true}, rows: strangerRows},
+	{name: "profiles", kind: worldKind{placed: true}, rows: profileRows},
 }
 
 var buildRows = []clientRow{
@@ -526,5 +527,83 @@ var profileRows = []clientRow{
 		name:   "profiles are roots",
 		script: `nix-store --gc 2>/dev/null >deleted; new/bin/tool; nix-env -p profile -q; nix-env -p profile --rollback 2>/dev/null || echo no earlier one; nix-store -q --roots $(readlink -f profile) | grep "$W" | sed "s/.* -> //"`,
 		want:   "-user-environment",
+	},
+}
+
+// strangerRows are what clients do that are not trusted.
+var strangerRows = []clientRow{
+	{
+		name: "restricted options", often: true,
+		script: `file=$(nix-store --add file); keep file
+			nix-store --option sandbox false --option require-sigs false --option sandbox-fallback true --option extra-sandbox-paths /etc --option post-build-hook /bin/sh -q --hash $file 2>&1`,
+		want: "warning: ignoring the client-specified setting 'sandbox', because it is a restricted setting and you are not a trusted user",
+	},
+	{
+		name: "harmless options", often: true,
+		script: `nix-store --option timeout 7 --option max-silent-time 7 --option build-poll-interval 7 --option connect-timeout 7 --option builders "" --option cores 3 \
+			--option max-jobs 2 --option keep-going true --option keep-failed true --option fallback true --option substitute false --option substituters https://known.example -q --size $file 2>&1`,
+		want: "128",
+	},
+	{
+		name: "options that make no difference", often: true,
+		script: `nix-store --option sandbox true --option require-sigs true --option log-lines 25 --option trusted-public-keys "$(cat public)" -q --size $file 2>&1`,
+		want:   "128",
+		unlike: "Nix warns of what it has itself; kiln only of what it ignores",
+	},
+	{
+		name: "an unknown substituter", often: true,
+		script: `nix-store --option substituters "https://known.example https://unknown.example" -q --size $file 2>&1`,
+		want:   "warning: ignoring untrusted substituter 'https://unknown.example', you are not a trusted user.",
+	},
+	{
+		name: "strangers build", often: true,
+		script: `out=$(nix-build clients.nix -A hello -o result 2>/dev/null); dep=$(nix-store -q --references $out); keep out dep; cat $S$out; nix-build clients.nix -A dep --check --no-out-link 2>/dev/null`,
+		want:   "hello dep ",
+	},
+	{
+		name: "strangers repair", often: true,
+		script: `nix-store --verify --repair 2>said || echo exit $?; grep -o "you are not privileged to repair paths" said
+			nix-build clients.nix -A dep --no-out-link --repair 2>said || echo exit $?; grep -o "repairing is not allowed because you are not in 'trusted-users'" said; nix-store --verify --check-contents 2>/dev/null && echo whole`,
+		want: "repairing is not allowed",
+	},
+	{
+		name: "strangers import", often: true,
+		script: `nix-store --export $dep >exported; nix copy --to "file://$W/cache?compression=none" $dep; rm result; nix-store --delete $(nix-store -q --outputs $(nix-store -q --deriver $out)) $dep >/dev/null 2>&1
+			nix-store --import <exported 2>said || echo exit $?; grep -o "lacks a signature by a trusted key" said; nix-store --check-validity --print-invalid $dep; ls $S$dep 2>/dev/null || echo nothing`,
+		want: "lacks a signature by a trusted key",
+	},
+	{
+		name: "strangers copy",
+		script: `nix copy --no-check-sigs --from "file://$W/cache" $dep 2>said || echo exit $?; grep -o "lacks a signature by a trusted key" said; nix-store --check-validity --print-invalid $dep
+			nix store sign -k secret --store "file://$W/cache" $dep; nix copy --from "file://$W/cache" $dep; nix path-info --sigs $dep; cat $S$dep`,
+		want: "clients-1:",
+	},
+	{
+		name: "strangers make up outputs", since: "2.24",
+		script: `victim=$(nix-instantiate clients.nix -A works); sed 's/echo it works/echo it lies/' $S$victim >evil.drv; evil=$(nix store add --mode text evil.drv 2>/dev/null) && nix-store -r $evil >/dev/null 2>&1 || echo exit $?
+			nix-store --check-validity --print-invalid $(nix-store -q --outputs $victim); cat $S$(nix-build clients.nix -A works --no-out-link 2>said); grep -oE "it (works|lies)" said`,
+		want: "exit 1",
+	},
+	{
+		name: "strangers register realisations",
+		script: `floating=$(nix-build clients.nix -A floating --no-out-link 2>/dev/null); nix realisation info -f clients.nix floating; nix copy --to "file://$W/cache" -f clients.nix floating; nix-store --delete $floating >/dev/null 2>&1
+			nix copy --no-check-sigs --from "file://$W/cache" -f clients.nix floating 2>said || echo exit $?; cat said; nix-build --dry-run clients.nix -A floating 2>&1`,
+		want:   "lacks a signature by a trusted key",
+		unlike: "Nix before 2.35 believes everybody; kiln wants a signature, as newer ones do",
+	},
+	{
+		name: "what keeps others' objects alive", often: true,
+		script: `kept=$(nix-store --add tree); (X=$kept exec sleep 60) & sleep 0.2; nix-store --gc --print-roots | grep -e "$kept" | sort -u; kill $!`,
+		want:   "{censored}",
+	},
+	{
+		name: "strangers add logs", since: "2.6",
+		script: `drv=$(nix-instantiate clients.nix -A dep); nix store copy-log --to "file://$W/cache" $drv; nix store copy-log --from "file://$W/cache" $drv 2>said || echo exit $?; grep -o "you are not privileged to add logs" said`,
+		want:   "not privileged",
+	},
+	{
+		name:   "strangers collect garbage",
+		script: `nix-store --gc --print-dead 2>/dev/null | grep -v evil | sort; nix-store --gc >/dev/null 2>&1; ls $S/nix/store | wc -l`,
+		want:   "-hello.drv",
 	},
 }

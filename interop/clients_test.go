@@ -77,11 +77,11 @@ func testClients(t *testing.T, client, daemon *release, user int) {
 			t.Parallel()
 			takeLane(t)
 			id := strings.ReplaceAll(column+" "+group.name, " ", "-")
-			kiln := newWorld(t, id, client, user, group.placed)
+			kiln := newWorld(t, id, client, user, group.kind)
 			kiln.startKiln()
 			var nix *world
 			if daemon != nil {
-				nix = newWorld(t, id, client, user, group.placed)
+				nix = newWorld(t, id, client, user, group.kind)
 				nix.startNix(daemon)
 			}
 			for _, row := range group.rows {
@@ -100,7 +100,7 @@ func testClients(t *testing.T, client, daemon *release, user int) {
 				}
 				clientTable.set(row.name, column, sign)
 			}
-			if nix != nil && !group.placed {
+			if nix != nil && !group.kind.placed {
 				sign := "="
 				if !t.Run("stores", func(t *testing.T) { sameStores(t, nix, kiln) }) {
 					sign = "FAILED"

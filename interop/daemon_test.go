@@ -140,85 +140,12 @@ func (s *service) must(words ...string) string {
 // real is where a store object is on the machine.
 func (s *service) real(path string) string { return s.root + path }
 
-const hello = `let sh = name: text: derivation { inherit name; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" text ]; }; in
-rec {
-  dep = sh "dep" "echo first line of dep; echo dep > $out";
-  hello = derivation { name = "hello"; system = "x86_64-linux"; builder = "/bin/sh"; inherit dep; args = [ "-c" "read x < $dep; echo log of hello; echo hello $x $dep > $out" ]; };
-  fails = sh "fails" "echo it fails; exit 3";
-  tool = sh "tool-1.0" "mkdir -p $out/bin; echo tool > $out/bin/tool";
-}
-`
-
 func write(t *testing.T, name, text string) string {
 	t.Helper()
 	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return name
-}
-
-// TestDaemonRestricted has a client that is not trusted set options. It is told of those
-// that it may not set, in the words of Nix, and of nothing else.
-func TestDaemonRestricted(t *testing.T) {
-	needs(t)
-	s := startService(t, newScene(t), "--force-untrusted", "--option", "trusted-substituters", "https://known.example/",
-		"--option", "trusted-public-keys", "a:"+strings.Repeat("A", 43)+"= b:"+strings.Repeat("B", 43)+"=")
-	ask := func(name, value string) string {
-		t.Helper()
-		o := run(t, s.client("nix-store", "--option", name, value, "-q", "--hash", "/nix/store/00000000000000000000000000000000-none"))
-		var warnings []string
-		for line := range strings.Lines(o.stderr) {
-			if strings.Contains(line, "warning") || strings.Contains(line, "ignoring") {
-				warnings = append(warnings, strings.TrimSpace(line))
-			}
-		}
-		return strings.Join(warnings, "\n")
-	}
-	for name, value := range map[string]string{
-		"sandbox": "false", "require-sigs": "false", "sandbox-fallback": "true", "extra-sandbox-paths": "/etc", "post-build-hook": "/bin/sh",
-	} {
-		want := "warning: ignoring the client-specified setting '" + strings.TrimPrefix(name, "extra-") +
-			"', because it is a restricted setting and you are not a trusted user"
-		if got := ask(name, value); got != want {
-			t.Errorf("%s = %s: said %q, want %q", name, value, got, want)
-		}
-	}
-	for name, value := range map[string]string{
-		"timeout": "7", "max-silent-time": "7", "build-poll-interval": "7", "connect-timeout": "7", "builders": "",
-		"sandbox": "true", "require-sigs": "true", "substituters": "https://known.example", "cores": "3", "keep-going": "true",
-		"trusted-public-keys": "a:" + strings.Repeat("A", 43) + "=", "log-lines": "25",
-	} {
-		if got := ask(name, value); got != "" {
-			t.Errorf("%s = %s: said %q", name, value, got)
-		}
-	}
-	if got := ask("substituters", "https://unknown.example"); !strings.HasPrefix(got, "warning: ignoring untrusted substituter 'https://unknown.example', you are not a trusted user.") {
-		t.Errorf("substituters: said %q", got)
-	}
-	// What they may not do.
-	file := write(t, s.scene.Path("file"), "content")
-	path := s.must("nix-store", "--add", file)
-	if o := run(t, s.client("nix-store", "--verify", "--repair")); o.exit == 0 || !strings.Contains(o.stderr, "you are not privileged to repair paths") {
-		t.Errorf("repairing: exit %d, %s", o.exit, o.stderr)
-	}
-	if o := run(t, s.client("nix-store", "--repair-path", path)); o.exit == 0 {
-		t.Error("a path was repaired")
-	}
-	other := startService(t, newScene(t))
-	drv := write(t, other.scene.Path("hello.nix"), strings.ReplaceAll(hello, "x86_64-linux", testenv.System()))
-	made := other.must("nix-build", drv, "-A", "dep", "--no-out-link")
-	exported, err := other.client("nix-store", "--export", made).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	importing := s.client("nix-store", "--import")
-	importing.Stdin = bytes.NewReader(exported)
-	if o := run(t, importing); o.exit == 0 || !strings.Contains(o.stderr, "lacks a signature by a trusted key") {
-		t.Errorf("importing what nobody signed: exit %d, %s", o.exit, o.stderr)
-	}
-	if o := run(t, s.client("nix-store", "--check-validity", made)); o.exit == 0 {
-		t.Error("it was imported all the same")
-	}
 }
 
 // TestDaemonStoreReplaced deletes the store below a running daemon.

@@ -6,7 +6,8 @@
 // Nix file for each group of cases; README.md there says what a case may say.
 // What nix-instantiate makes of them is built by `nix-store --realise` on one
 // side and `kiln build` on the other, and Nix's own tools tell what is in both
-// stores.
+// stores. What clients do with a daemon is in clientrows_test.go, a script for each
+// row, and is done with kiln's and with real Nix's.
 //
 // The tests need real Nix, a static busybox and, for the chain of C programs, a
 // compiler. They run on Linux, as root, in a mount namespace with build users of

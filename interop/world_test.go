@@ -29,18 +29,23 @@ type world struct {
 	*service
 	user int // who runs all of it, when root gives it to somebody else; 0 otherwise
 	work string
-	// placed says that the store is where its paths say, and not below a root directory.
-	placed bool
+	worldKind
+}
+
+// A worldKind says what is special about a world.
+type worldKind struct {
+	placed    bool // the store is where its paths say, and not below a root directory
+	strangers bool // clients are not trusted
 }
 
 // newWorld prepares a world without a daemon.
-func newWorld(t *testing.T, id string, client *release, user int, placed bool) *world {
+func newWorld(t *testing.T, id string, client *release, user int, kind worldKind) *world {
 	t.Helper()
 	scene := newPlainScene(t)
-	w := &world{service: newService(t, scene), user: user, work: scene.Mkdir("work"), placed: placed}
+	w := &world{service: newService(t, scene), user: user, work: scene.Mkdir("work"), worldKind: kind}
 	w.service.release = client
 	w.remote = "unix://" + w.socket + "?root=" + w.root
-	if placed {
+	if w.placed {
 		w.env, w.remote = []string{"NIX_STORE_DIR=" + scene.Path("store")}, "daemon"
 		w.socket = scene.Path("state", "daemon-socket", "socket")
 	}
@@ -142,11 +147,21 @@ func (w *world) settings() map[string]string {
 	for place, file := range bashFiles(w.t) {
 		paths += " " + place + "=" + visible(w.t, file)
 	}
-	return map[string]string{
+	settings := map[string]string{
 		"sandbox": "true", "sandbox-fallback": "false", "sandbox-paths": paths, "build-users-group": "", "builders": "", "substituters": "",
 		"trusted-users": "*", "cores": "1", "max-jobs": "2", "fsync-metadata": "false",
 		"extra-experimental-features": "nix-command flakes ca-derivations",
 	}
+	if w.strangers {
+		public, err := os.ReadFile(filepath.Join(w.work, "public"))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		settings["trusted-users"] = "nobody"
+		settings["trusted-public-keys"] = string(public)
+		settings["trusted-substituters"] = "https://known.example/"
+	}
+	return settings
 }
 
 // startKiln has kiln be the daemon.
@@ -155,6 +170,9 @@ func (w *world) startKiln() {
 	words := []string{visible(w.t, testenv.Kiln(w.t)), "daemon", "--option", "fsync-store-paths", "false"}
 	if !w.placed {
 		words = append(words, "--store", w.root)
+	}
+	if w.strangers {
+		words = append(words, "--force-untrusted") // whoever it runs as is trusted otherwise
 	}
 	for name, value := range w.settings() {
 		words = append(words, "--option", name, value)
