@@ -36,7 +36,9 @@ type item struct {
 	valid bool
 	// chore makes work of another kind than building, in the place of expr.
 	chore func(b *bench, n int) (*chore, error)
-	aim   aim
+	// errand makes work for a daemon, in the place of expr.
+	errand func(b *bench, n int) (*errand, error)
+	aim    aim
 }
 
 // An aim is what kiln must not exceed at scale 1. Zero fields are no aims.
@@ -44,6 +46,9 @@ type aim struct {
 	wall float64 // times Nix's
 	rss  float64 // MiB
 	goal float64 // KiB of peak memory for each further goal
+	// of a daemon
+	above  float64 // MiB of peak memory above that with nothing to do
+	client float64 // kB of that for each client
 }
 
 // items are measured in this order.
@@ -61,6 +66,9 @@ var items = []item{
 	{name: "recursive-adds", what: "a builder that adds 200 files", expr: "recursive-adds", size: 200, jobs: 1, options: recursion},
 	{name: "gc", what: "deleting 20,000 objects and keeping 5,000", chore: garbage, size: 20000, jobs: 1, rounds: 3, aim: aim{wall: 0.5}},
 	{name: "gc-roots", what: "roots of 2,000 processes that map 50 files each", chore: mappings, size: 2000, jobs: 1, rounds: 3, aim: aim{wall: 0.5}},
+	{name: "daemon-copy", what: "a path of 330 MB that real Nix copies to the daemon", errand: copied, size: 330, jobs: 1, rounds: 5, aim: aim{wall: 0.6, above: 7}},
+	{name: "daemon-queries", what: "20,000 questions about objects, on one connection", errand: queries, size: 20000, jobs: 1, rounds: 5, aim: aim{wall: 0.5}},
+	{name: "daemon-clients", what: "200 clients at once with 100 questions each", errand: multitude, size: 200, jobs: 1, rounds: 3, aim: aim{client: 200}},
 	{name: "start", what: "asking for an output that is there", expr: "trivial", size: 1, per: 10, jobs: 1, runs: 10, valid: true},
 }
 

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -28,6 +29,7 @@ type cost struct {
 	Wall time.Duration
 	CPU  time.Duration // user and system, of the whole tree of processes
 	RSS  int64         // bytes, the most that the largest process of the tree had
+	Idle int64         // bytes that a daemon has with nothing to do
 }
 
 // measureChild runs a command and writes its cost to descriptor 3. It gives the
@@ -45,6 +47,8 @@ func measureChild(args []string) int {
 	}
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	// Daemons are told to end, and this process goes on until they have.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM)
 	begin := time.Now()
 	err := cmd.Run()
 	wall := time.Since(begin)
@@ -68,17 +72,32 @@ func measureChild(args []string) int {
 // beside what all have. What it prints goes to stdout, or nowhere. A command that
 // fails has no cost.
 func (b *bench) cost(root string, env []string, stdout io.Writer, words ...string) (cost, error) {
-	self, err := os.Executable()
+	p, err := b.launch(root, env, stdout, words...)
 	if err != nil {
 		return cost{}, err
+	}
+	<-p.ended
+	c, err := p.stop()
+	return c, err
+}
+
+// A process is one that is measured while this one goes on.
+type process struct {
+	stop  func() (cost, error) // ends it, and tells what it took; to be called once
+	ended chan struct{}        // closed when it has ended
+}
+
+// launch is cost for a command that is told to end by stop, at the latest.
+func (b *bench) launch(root string, env []string, stdout io.Writer, words ...string) (*process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
-		return cost{}, err
+		return nil, err
 	}
-	defer r.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
 	cmd := exec.CommandContext(ctx, self, append([]string{measureArg, root, b.dir}, words...)...)
 	cmd.Env, cmd.Dir = append(b.env(), env...), "/"
 	cmd.ExtraFiles = []*os.File{w}
@@ -86,16 +105,39 @@ func (b *bench) cost(root string, env []string, stdout io.Writer, words ...strin
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	var stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = stdout, &stderr
-	err = cmd.Run()
+	err = cmd.Start()
 	w.Close()
-	if ctx.Err() != nil {
-		return cost{}, fmt.Errorf("not done after %v: %s", limit, lastLines(stderr.Bytes()))
-	}
 	if err != nil {
-		return cost{}, fmt.Errorf("%w: %s", err, lastLines(stderr.Bytes()))
+		r.Close()
+		cancel()
+		return nil, err
 	}
-	var c cost
-	return c, json.NewDecoder(r).Decode(&c)
+	p := &process{ended: make(chan struct{})}
+	go func() {
+		err = cmd.Wait()
+		close(p.ended)
+	}()
+	p.stop = func() (cost, error) {
+		defer r.Close()
+		defer cancel()
+		told := false
+		select {
+		case <-p.ended:
+		default:
+			told = true
+			syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+			<-p.ended
+		}
+		if ctx.Err() != nil {
+			return cost{}, fmt.Errorf("not done after %v: %s", limit, lastLines(stderr.Bytes()))
+		}
+		if err != nil && !told { // who is told to end may do so by the signal
+			return cost{}, fmt.Errorf("%w: %s", err, lastLines(stderr.Bytes()))
+		}
+		var c cost
+		return c, json.NewDecoder(r).Decode(&c)
+	}
+	return p, nil
 }
 
 // A row has the measurements of an item.
@@ -113,6 +155,9 @@ type row struct {
 func (b *bench) measure(it item, subjects []*subject) row {
 	if it.chore != nil {
 		return b.measureChore(it, subjects)
+	}
+	if it.errand != nil {
+		return b.measureErrand(it, subjects)
 	}
 	r := row{item: it, unit: it.unit(b.scale), units: it.scaled(b.scale), costs: map[string][]cost{}}
 	f, err := b.fixture(it)

@@ -16,8 +16,16 @@ func (r row) notes(subjects []*subject, rows []row) string {
 	others, last := split(subjects)
 	first, kiln := others[0], r.costs[last.name]
 	if want := r.item.aim.wall; want > 0 {
-		got := ratio(float64(median(kiln, wall)), float64(median(r.costs[first.name], wall)))
-		fmt.Fprintf(&b, "%s: aim of %.2f of the wall of %s: %s\n", r.item.name, want, first.name, met(got <= want))
+		for _, other := range others {
+			if other != first && r.item.errand == nil {
+				break // what is built is compared with the first
+			}
+			got := ratio(float64(median(kiln, wall)), float64(median(r.costs[other.name], wall)))
+			fmt.Fprintf(&b, "%s: aim of %.2f of the wall of %s: %s\n", r.item.name, want, other.name, met(got <= want))
+		}
+	}
+	if r.item.errand != nil {
+		b.WriteString(r.servedNotes(subjects))
 	}
 	if want := r.item.aim.rss; want > 0 {
 		fmt.Fprintf(&b, "%s: aim of %.0f MiB at most: %s\n", r.item.name, want, met(mebibytes(median(kiln, rss)) <= want))

@@ -87,7 +87,7 @@ func table(subjects []*subject, rows []row) string {
 		}
 	}
 	fmt.Fprintf(&b, "\nMedians. The columns that begin with / are kiln's figure over that Nix's: below 1 is better. CPU is user and system of\n")
-	fmt.Fprintf(&b, "all processes; RSS is the most that one process had, and cannot be less than this program's own few MiB.\n\n")
+	fmt.Fprintf(&b, "all processes; RSS is the most that one process had, or all of a daemon together, and cannot be less than this program's own few MiB.\n\n")
 	for _, r := range rows {
 		b.WriteString(r.notes(subjects, rows))
 	}

@@ -53,7 +53,7 @@ func (b *bench) Close() error {
 // A host is a server that serves a store of its own.
 type host struct {
 	*Server
-	t      *testing.T
+	t      testing.TB
 	root   string
 	socket string
 	opened atomic.Int32
@@ -90,7 +90,7 @@ func (h *host) setBuild(build func(st *local.Store, s *conf.Settings) nix.Builde
 }
 
 // newHost starts a server. change, if it is not nil, may change what it is made by.
-func newHost(t *testing.T, text string, change func(*Config)) *host {
+func newHost(t testing.TB, text string, change func(*Config)) *host {
 	t.Helper()
 	h := &host{t: t, root: t.TempDir(), text: text, ended: make(chan error, 1)}
 	h.build = func(*local.Store, *conf.Settings) nix.Builder {
