@@ -3,6 +3,7 @@
 package interop
 
 import (
+	"bufio"
 	"hash/crc32"
 	"maps"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/kilnbuild/kiln/internal/testenv"
@@ -19,7 +21,7 @@ import (
 // substituted are derivations of which a cache has the outputs, and a fixed output.
 const substituted = `rec {
   dep = derivation { name = "dep"; system = "@system@"; builder = "/bin/sh"; args = [ "-c" "echo dep > $out" ]; };
-  top = derivation { name = "top"; system = "@system@"; builder = "/bin/sh"; inherit dep; args = [ "-c" "echo $dep > $out" ]; };
+  top = derivation { name = "top"; system = "@system@"; builder = "/bin/sh"; inherit dep; args = [ "-c" "echo log of top; echo $dep > $out" ]; };
   fixed = derivation { name = "fixed"; system = "@system@"; builder = "/bin/sh"; args = [ "-c" "exit 1" ];
     outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = builtins.hashString "sha256" "content"; };
 }`
@@ -209,6 +211,7 @@ func TestSubstitution(t *testing.T) {
 	}
 
 	m.testDaemon(t, server.URL)
+	m.testServer(t, names)
 
 	// What real Nix has written, packed as it does by default.
 	for _, name := range names {
@@ -251,5 +254,40 @@ func (m *market) testDaemon(t *testing.T, url string) {
 				t.Errorf("what nobody has: exit %d\n%s", o.exit, o.stderr)
 			}
 		})
+	}
+}
+
+// testServer has everybody fetch from a store that kiln serves, with signatures required,
+// and real Nix read the log of what was built in it.
+func (m *market) testServer(t *testing.T, names []string) {
+	t.Helper()
+	cmd := kilnCommand(t, m.scene, m.scene.Path("made"), "cache", "serve", "--listen", "127.0.0.1:0", "--key-file", m.secret)
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("kiln cache serve: %v", err)
+		}
+	}()
+	line, err := bufio.NewReader(said).ReadString('\n')
+	if err != nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	url := strings.Split(line, "'")[1]
+	for _, name := range append(slices.Clone(names), "kiln") {
+		_, o := m.realise(name, "served", map[string]string{"substituters": url}, m.top)
+		if o.exit != 0 || strings.Contains(o.stderr, "building '") || !strings.Contains(o.stderr, "copying path '"+m.out+"' from '"+url) {
+			t.Errorf("%s from a store that kiln serves: exit %d\n%s", name, o.exit, o.stderr)
+		}
+	}
+	reader := m.side(names[0], "made").nix("nix", "log", "--store", url, m.out)
+	if got := strings.Join(must(t, reader), "\n"); got != "log of top" {
+		t.Errorf("its log is %q", got)
 	}
 }

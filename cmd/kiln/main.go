@@ -109,7 +109,7 @@ func rootCommand() *cobra.Command {
 	}
 	root.SetVersionTemplate("kiln {{.Version}}\n")
 	g.register(root)
-	root.AddCommand(buildCommand(g), daemonCommand(g), logCommand(g), derivationCommand(g), storeCommand(g), copyCommand(g), keyCommand(), doctorCommand(g), completionCommand(), gcCommand(g))
+	root.AddCommand(buildCommand(g), daemonCommand(g), logCommand(g), derivationCommand(g), storeCommand(g), copyCommand(g), keyCommand(), cacheCommand(g), doctorCommand(g), completionCommand(), gcCommand(g))
 	root.AddCommand(serviceCommands(g)...)
 	return root
 }

@@ -27,7 +27,7 @@ var layers = [][]string{
 	// Layer 3: what keeps, what isolates, what talks.
 	{"store/lookups", "store/sigv4"},
 	{"store/local", "store/binarycache", "store/remote", "sandbox"},
-	{"store/gc", "daemon", "executor/substitute"},
+	{"store/gc", "store/cacheserver", "daemon", "executor/substitute"},
 	// Layers 4 to 6: what builds.
 	{"service", "recursive", "executor/outputs", "executor/builtin", "executor/compare", "executor/hook", "progress"},
 	{"executor/build"},
