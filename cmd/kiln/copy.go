@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/kilnbuild/kiln/nix"
@@ -184,8 +186,23 @@ func (c *configuration) openCache(ctx context.Context, write bool) (*binarycache
 	if err != nil {
 		return nil, err
 	}
-	return binarycache.OpenURI(ctx, c.store, binarycache.Options{Dir: dir, Create: write, Trusted: trusted, Lookups: c.lookups}, binarycache.HTTPOptions{
-		Attempts: s.DownloadAttempts, Delay: s.RetryDelay, Stalled: s.StalledDownloadTimeout,
+	http := binarycache.HTTPOptions{
+		Attempts: s.DownloadAttempts, Delay: s.RetryDelay, MaxDelay: s.RetryMaxDelay, RateLimited: s.RetryDelayRateLimited,
+		Stalled: s.StalledDownloadTimeout, ConnectTimeout: s.ConnectTimeout, HTTP1: !s.HTTP2,
 		UserAgent: strings.TrimSpace("kiln/" + version + " " + s.UserAgentSuffix),
-	})
+	}
+	if c.store.Scheme != conf.SchemeFile {
+		// Only who has a file of his own is to be told that it cannot be read.
+		text, err := os.ReadFile(s.NetrcFile)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && (s.Overridden("netrc-file") || !errors.Is(err, fs.ErrPermission)) {
+			return nil, fmt.Errorf("setting 'netrc-file': %w", err)
+		}
+		http.Netrc = string(text)
+		if s.SSLCertFile != "" {
+			if http.Authorities, err = os.ReadFile(s.SSLCertFile); err != nil {
+				return nil, fmt.Errorf("setting 'ssl-cert-file': %w", err)
+			}
+		}
+	}
+	return binarycache.OpenURI(ctx, c.store, binarycache.Options{Dir: dir, Create: write, Trusted: trusted, Lookups: c.lookups}, http)
 }

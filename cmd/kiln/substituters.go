@@ -61,7 +61,9 @@ func (s *substituters) use(c *configuration) (*substitute.Set, func(), error) {
 		shared = &sharedSet{}
 		shared.set = substitute.New(substitute.Config{
 			Dir: dir, URIs: c.settings.Substituters, RequireSignatures: c.settings.RequireSigs, Keys: keys,
-			Open: func(ctx context.Context, uri string) (*substitute.Substituter, error) { return shared.open(ctx, &own, uri) },
+			Open: func(ctx context.Context, uri string) (*substitute.Substituter, error) {
+				return shared.open(ctx, &own, uri)
+			},
 		})
 		s.sets[id] = shared
 	}

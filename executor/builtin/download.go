@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
+
+	"github.com/kilnbuild/kiln/nix/netrc"
 )
 
 // fetcher downloads files.
@@ -274,17 +276,17 @@ func (d *download) accept(answer *http.Response) error {
 // withoutSecrets keeps what a server says from having in it what we told the server:
 // some repeat what they were asked.
 func (d *download) withoutSecrets(text string) string {
-	var told []credentials
-	if c, ok := findCredentials(d.settings.Netrc, d.url.Hostname()); ok {
+	var told []netrc.Credentials
+	if c, ok := netrc.Find(d.settings.Netrc, d.url.Hostname()); ok {
 		told = append(told, c)
 	}
 	if password, ok := d.url.User.Password(); ok {
-		told = append(told, credentials{d.url.User.Username(), password}, credentials{"", url.QueryEscape(password)})
+		told = append(told, netrc.Credentials{User: d.url.User.Username(), Password: password}, netrc.Credentials{Password: url.QueryEscape(password)})
 	}
 	for _, c := range told {
-		if c.password != "" {
-			encoded := base64.StdEncoding.EncodeToString([]byte(c.user + ":" + c.password))
-			text = strings.NewReplacer(encoded, "xxxxx", c.password, "xxxxx").Replace(text)
+		if c.Password != "" {
+			encoded := base64.StdEncoding.EncodeToString([]byte(c.User + ":" + c.Password))
+			text = strings.NewReplacer(encoded, "xxxxx", c.Password, "xxxxx").Replace(text)
 		}
 	}
 	return text
@@ -364,8 +366,8 @@ func (d *download) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Header.Del("Authorization")
 		return d.transport.RoundTrip(r)
 	}
-	if c, ok := findCredentials(d.settings.Netrc, r.URL.Hostname()); ok && r.Header.Get("Authorization") == "" {
-		r.SetBasicAuth(c.user, c.password)
+	if c, ok := netrc.Find(d.settings.Netrc, r.URL.Hostname()); ok && r.Header.Get("Authorization") == "" {
+		r.SetBasicAuth(c.User, c.Password)
 	}
 	return d.transport.RoundTrip(r)
 }

@@ -19,7 +19,7 @@ var layers = [][]string{
 	// Layer 1: the vocabulary, and its forms as text; system calls as data.
 	{"nix", "sandbox/launcher", "sandbox/cgroup"},
 	{"sandbox/program"},
-	{"nix/aterm", "nix/narinfo", "nix/sign", "nix/conf", "nix/githash", "nix/logline", "nix/narlist"},
+	{"nix/aterm", "nix/narinfo", "nix/sign", "nix/conf", "nix/githash", "nix/logline", "nix/narlist", "nix/netrc"},
 	{"nix/drvjson", "nix/drvopts"},
 	// Layer 2: contracts.
 	{"store", "wire/worker", "mountns", "daemon/socket"},

@@ -114,7 +114,9 @@ func (d Dirs) Local(u StoreURI) LocalDirs {
 
 // CacheDir is where Nix keeps what it can do without, for this user; "" if there is no
 // home.
-func (e Environment) CacheDir() string { return e.userDir("NIX_CACHE_HOME", "XDG_CACHE_HOME", ".cache") }
+func (e Environment) CacheDir() string {
+	return e.userDir("NIX_CACHE_HOME", "XDG_CACHE_HOME", ".cache")
+}
 
 // StoreFacts is what DefaultStore decides by.
 type StoreFacts struct {

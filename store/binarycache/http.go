@@ -2,11 +2,13 @@ package binarycache
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -25,9 +27,27 @@ type HTTPOptions struct {
 	// Delay is how long to wait before the second attempt, and twice as long before
 	// each further one; 0 for a quarter of a second.
 	Delay time.Duration
+	// MaxDelay is the longest wait that this leads to; 0 for a minute. RateLimited is
+	// what stands for Delay after an answer that asks for fewer requests; 0 for Delay.
+	MaxDelay, RateLimited time.Duration
 	// Stalled is how long a download may bring nothing; 0 for 5 minutes.
 	Stalled   time.Duration
 	UserAgent string
+
+	// The following are of no effect with a Client.
+
+	// ConnectTimeout is how long connecting may take; 0 leaves it to the system.
+	ConnectTimeout time.Duration
+	// HTTP1 speaks no later version of HTTP.
+	HTTP1 bool
+	// Netrc is the text of a netrc file. What it has for the cache's host is told to
+	// that host and to no other.
+	Netrc string
+	// Authorities are those that may vouch for the server, as PEM; those of the system
+	// if it is empty.
+	Authorities []byte
+	// Certificates are shown to the server.
+	Certificates []tls.Certificate
 }
 
 // web has the files of a cache behind HTTP. Those that are put there are kept in a
@@ -40,15 +60,13 @@ type web struct {
 	explain func(*http.Response) (code, text string)
 }
 
-func newWeb(base string, opts HTTPOptions) *web {
+func newWeb(base string, opts HTTPOptions) (*web, error) {
+	base = strings.TrimSuffix(base, "/")
 	if opts.Client == nil {
-		t := http.DefaultTransport.(*http.Transport).Clone()
-		// As many as ask at once: others would be closed after each.
-		t.MaxIdleConnsPerHost = queries
-		t.ResponseHeaderTimeout = time.Minute
-		// Archives are compressed; where they are not, their size is what is said.
-		t.DisableCompression = true
-		opts.Client = &http.Client{Transport: t, CheckRedirect: checkRedirect}
+		var err error
+		if opts.Client, err = newClient(base, opts); err != nil {
+			return nil, err
+		}
 	}
 	if opts.Attempts <= 0 {
 		opts.Attempts = 5
@@ -56,23 +74,13 @@ func newWeb(base string, opts HTTPOptions) *web {
 	if opts.Delay <= 0 {
 		opts.Delay = 250 * time.Millisecond
 	}
+	if opts.MaxDelay <= 0 {
+		opts.MaxDelay = time.Minute
+	}
 	if opts.Stalled <= 0 {
 		opts.Stalled = 5 * time.Minute
 	}
-	return &web{base: strings.TrimSuffix(base, "/"), opts: opts}
-}
-
-// checkRedirect follows no redirect from https to http. Credentials go to no other
-// host: net/http sees to that.
-func checkRedirect(req *http.Request, via []*http.Request) error {
-	const most = 10
-	switch {
-	case len(via) >= most:
-		return fmt.Errorf("more than %d redirects", most)
-	case via[0].URL.Scheme == "https" && req.URL.Scheme != "https":
-		return fmt.Errorf("redirected from https to %s", req.URL.Scheme)
-	}
-	return nil
+	return &web{base: base, opts: opts}, nil
 }
 
 // A statusError is an answer that is not what was asked for.
@@ -113,6 +121,9 @@ func (e *statusError) Unwrap() error {
 
 // passes tells whether it may work the next time.
 func passes(err error) bool {
+	if lookup := (*net.DNSError)(nil); errors.As(err, &lookup) && lookup.IsNotFound {
+		return false
+	}
 	var status *statusError
 	if errors.As(err, &status) {
 		return status.code >= 500 && status.code != http.StatusNotImplemented || status.code == http.StatusTooManyRequests || status.code == http.StatusRequestTimeout
@@ -133,15 +144,19 @@ func (h *web) do(ctx context.Context, method, name string, prepare func(*http.Re
 		if attempt >= h.opts.Attempts || !passes(err) {
 			return nil, err
 		}
-		if err := h.wait(ctx, attempt); err != nil {
+		if err := h.wait(ctx, attempt, err); err != nil {
 			return nil, err
 		}
 	}
 }
 
 // wait waits after an attempt that failed.
-func (h *web) wait(ctx context.Context, attempt int) error {
-	delay := h.opts.Delay << min(attempt-1, 10)
+func (h *web) wait(ctx context.Context, attempt int, failed error) error {
+	delay := h.opts.Delay
+	if status := (*statusError)(nil); errors.As(failed, &status) && (status.code == http.StatusTooManyRequests || status.code == http.StatusServiceUnavailable) {
+		delay = max(delay, h.opts.RateLimited)
+	}
+	delay = min(delay<<min(attempt-1, 10), h.opts.MaxDelay)
 	delay += time.Duration(rand.Int64N(int64(delay)/2 + 1))
 	select {
 	case <-time.After(delay):
@@ -183,7 +198,7 @@ func (h *web) once(ctx context.Context, method, name string, prepare func(*http.
 }
 
 // address is what is remembered of the cache by.
-func (h *web) address() string { return h.base }
+func (h *web) address() string { return withoutUser(h.base) }
 
 // idle ends connections that nobody uses.
 func (h *web) idle() { h.opts.Client.CloseIdleConnections() }
@@ -306,7 +321,7 @@ func (d *download) Read(p []byte) (int, error) {
 		if d.attempt++; d.attempt >= d.h.opts.Attempts {
 			return 0, fmt.Errorf("download '%s': %w", d.name, err)
 		}
-		if err := d.h.wait(d.ctx, d.attempt); err != nil {
+		if err := d.h.wait(d.ctx, d.attempt, err); err != nil {
 			return 0, err
 		}
 		if err := d.start(); err != nil {

@@ -65,13 +65,17 @@ func newBucket(u conf.StoreURI, opts HTTPOptions, env sigv4.Environment) (*bucke
 	if err != nil {
 		return nil, err
 	}
-	b := &bucket{web: newWeb(base, opts), name: u.Authority, storageClass: p.Get("storage-class"), parts: u.Bool("multipart-upload", false)}
+	if err := opts.readParams(u); err != nil {
+		return nil, err
+	}
+	w, err := newWeb(base, opts)
+	if err != nil {
+		return nil, err
+	}
+	b := &bucket{web: w, name: u.Authority, storageClass: p.Get("storage-class"), parts: u.Bool("multipart-upload", false)}
 	b.threshold, b.partSize = u.Size("multipart-threshold", defaultThreshold), u.Size("multipart-chunk-size", defaultPartSize)
 	if b.partSize < minPartSize {
 		return nil, fmt.Errorf("multipart-chunk-size is %d bytes, and has to be %d at least", b.partSize, minPartSize)
-	}
-	if err := b.readParams(u); err != nil {
-		return nil, err
 	}
 	b.explain = explainXML
 	b.sign = func(req *http.Request) {

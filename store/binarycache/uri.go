@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -28,12 +27,16 @@ func OpenDirectory(ctx context.Context, path string, opts Options) (*Cache, erro
 
 // OpenHTTP opens the cache at a URL.
 func OpenHTTP(ctx context.Context, url string, opts Options, web HTTPOptions) (*Cache, error) {
-	return openCache(ctx, url, newWeb(url, web), opts)
+	w, err := newWeb(url, web)
+	if err != nil {
+		return nil, fmt.Errorf("open binary cache: %w", err)
+	}
+	return openCache(ctx, redacted(url), w, opts)
 }
 
 // OpenURI opens the cache that a store URI of the schemes file, http, https and s3 means.
-// What the URI says goes before opts and web.
-func OpenURI(ctx context.Context, u conf.StoreURI, opts Options, web HTTPOptions) (*Cache, error) {
+// What the URI says goes before opts and http.
+func OpenURI(ctx context.Context, u conf.StoreURI, opts Options, http HTTPOptions) (*Cache, error) {
 	if err := readParams(u, &opts); err != nil {
 		return nil, fmt.Errorf("open binary cache '%s': %w", u.Redacted(), err)
 	}
@@ -43,13 +46,17 @@ func OpenURI(ctx context.Context, u conf.StoreURI, opts Options, web HTTPOptions
 	case conf.SchemeFile:
 		return OpenDirectory(ctx, u.Path, opts)
 	case conf.SchemeHTTP, conf.SchemeHTTPS:
-		w := newWeb(plain.String(), web)
-		if err := w.readParams(u); err != nil {
+		err := http.readParams(u)
+		var files *web
+		if err == nil {
+			files, err = newWeb(plain.String(), http)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("open binary cache '%s': %w", u.Redacted(), err)
 		}
-		return openCache(ctx, plain.Redacted(), w, opts)
+		return openCache(ctx, plain.Redacted(), files, opts)
 	case conf.SchemeS3:
-		b, err := newBucket(u, web, sigv4.Environment{Lookup: os.LookupEnv, Home: os.Getenv("HOME")})
+		b, err := newBucket(u, http, sigv4.Environment{Lookup: os.LookupEnv, Home: os.Getenv("HOME")})
 		if err != nil {
 			return nil, fmt.Errorf("open binary cache '%s': %w", u.Redacted(), err)
 		}
@@ -120,12 +127,14 @@ func ReadSecretKey(file string) (sign.SecretKey, error) {
 	return k, nil
 }
 
-func (h *web) readParams(u conf.StoreURI) error {
+func (o *HTTPOptions) readParams(u conf.StoreURI) error {
 	if n, err := strconv.Atoi(u.Params.Get("retry-attempts")); err == nil && n > 0 {
-		h.opts.Attempts = n
+		o.Attempts = n
 	}
-	if n, err := strconv.Atoi(u.Params.Get("retry-delay")); err == nil && n > 0 {
-		h.opts.Delay = time.Duration(n) * time.Millisecond
+	for name, d := range map[string]*time.Duration{"retry-delay": &o.Delay, "retry-delay-rate-limited": &o.RateLimited, "retry-max-delay": &o.MaxDelay} {
+		if n, err := strconv.Atoi(u.Params.Get(name)); err == nil && n > 0 {
+			*d = time.Duration(n) * time.Millisecond
+		}
 	}
 	cert, key := u.Params.Get("tls-certificate"), u.Params.Get("tls-private-key")
 	if cert == "" && key == "" {
@@ -135,11 +144,7 @@ func (h *web) readParams(u conf.StoreURI) error {
 	if err != nil {
 		return fmt.Errorf("read client certificate: %w", err)
 	}
-	t, ok := h.opts.Client.Transport.(*http.Transport)
-	if !ok {
-		return fmt.Errorf("this client takes no certificate")
-	}
-	t.TLSClientConfig = &tls.Config{Certificates: []tls.Certificate{pair}}
+	o.Certificates = []tls.Certificate{pair}
 	return nil
 }
 

@@ -1,15 +1,17 @@
-package builtin
+// Package netrc reads files with names and passwords for servers (netrc(5), as curl
+// reads it): the setting netrc-file.
+package netrc
 
 import "strings"
 
-// credentials are a name and a password for a web server.
-type credentials struct{ user, password string }
+// Credentials are a name and a password for a server.
+type Credentials struct{ User, Password string }
 
-// findCredentials looks a host up in the text of a netrc file (netrc(5), as
-// curl reads it): words, "machine" or "default" with "login" and "password"
-// after it. The first entry that fits is taken. Macros end with an empty line.
-func findCredentials(netrc, host string) (credentials, bool) {
-	var found credentials
+// Find looks a host up in the text of a file: words, "machine" or "default" with
+// "login" and "password" after it. The first entry that fits is taken. Macros end
+// with an empty line. It does not fail: what it cannot read means nothing.
+func Find(netrc, host string) (Credentials, bool) {
+	var found Credentials
 	here, any := false, false
 	lines := strings.Split(netrc, "\n")
 	for i := 0; i < len(lines); i++ {
@@ -42,11 +44,11 @@ func findCredentials(netrc, host string) (credentials, bool) {
 				here = true
 			case "login":
 				if name := next(); here {
-					found.user, any = name, true
+					found.User, any = name, true
 				}
 			case "password":
 				if password := next(); here {
-					found.password, any = password, true
+					found.Password, any = password, true
 				}
 			case "account":
 				next()
