@@ -95,7 +95,7 @@ func (c content) sum(archive io.Reader) (nix.Hash, error) {
 	if c.want.Method == nix.Recursive {
 		_, err = io.Copy(sum, archive)
 	} else {
-		err = sumFile(sum, archive)
+		err = sumFile(sum, archive, c.want.Method == nix.Flat)
 	}
 	if err != nil {
 		return nix.Hash{}, err
@@ -103,14 +103,15 @@ func (c content) sum(archive io.Reader) (nix.Hash, error) {
 	return nix.SumHash(algo, sum), nil
 }
 
-// sumFile hashes the content of a plain file.
-func sumFile(sum hash.Hash, archive io.Reader) error {
+// sumFile hashes the content of a file, which may be executable if that is so said: Nix
+// hashes nothing but the bytes, and adds files that can be run that way.
+func sumFile(sum hash.Hash, archive io.Reader, executable bool) error {
 	r := nar.NewReader(archive, nar.Limits{})
 	h, err := r.Next()
 	if err != nil {
 		return err
 	}
-	if h.Type != nar.Regular || h.Executable {
+	if h.Type != nar.Regular || h.Executable && !executable {
 		return errors.New("its content address is that of a plain file, and it is none")
 	}
 	if _, err := io.Copy(sum, r); err != nil {
