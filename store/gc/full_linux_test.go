@@ -76,7 +76,7 @@ func TestFullDisk(t *testing.T) {
 	opts := local.ChrootOptions(root)
 	opts.FsyncMetadata = false
 	warned(&opts)
-	st, err := local.Open(ctx, opts) // not closed by open, since that may fail on a full disk
+	st, err := local.Open(ctx, opts) // not by open, which closes it when the disk has gone
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,14 +91,28 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	noted, err := note(t, st, "before", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
 	// Something else fills the disk: only what is garbage can be freed.
 	fill(t, filepath.Join(root, "filler"))
 	err = big(st, "more")
 	if !errors.Is(err, unix.ENOSPC) && (err == nil || !strings.Contains(err.Error(), "full")) || !strings.Contains(err.Error(), "collecting garbage") {
 		t.Errorf("adding to a full disk: %v", err)
 	}
+	// What is noted on a full disk is noted or not, and what was can be taken back.
+	more, err := note(t, st, "full", 1000)
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("%d notes on a full disk: %v", len(more), err)
+	}
+	for _, path := range append(noted, more...) {
+		if err := st.Done(local.TransientFile, path); err != nil {
+			t.Error(err)
+		}
+	}
 	if err := st.Close(); err != nil {
-		t.Logf("close on a full disk: %v", err)
+		t.Errorf("close on a full disk: %v", err)
 	}
 	fill(t, filepath.Join(root, "filler2")) // what that left
 
@@ -127,4 +141,17 @@ func TestFullDisk(t *testing.T) {
 	if info, err := os.Lstat(filepath.Join(st.StateDir(), "db", "reserved")); err != nil || info.Size() == 0 {
 		t.Errorf("nothing is reserved for the next collection: %v", err)
 	}
+}
+
+// note notes n things in the session, as far as there is room for that, which it gives.
+func note(t *testing.T, st *local.Store, name string, n int) (noted []string, err error) {
+	t.Helper()
+	for i := range n {
+		path := filepath.Join(st.RealDir(), name+strconv.Itoa(i))
+		if err := st.Note(local.TransientFile, path); err != nil {
+			return noted, err
+		}
+		noted = append(noted, path)
+	}
+	return noted, nil
 }

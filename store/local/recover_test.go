@@ -119,6 +119,44 @@ func TestSessionRotates(t *testing.T) {
 	}
 }
 
+// A record that is cut short by a full disk does not count, nor does what the next one
+// leaves of it.
+func TestSessionCutShort(t *testing.T) {
+	s := newStore(t)
+	long, short := transient{TransientTree, s.RealDir() + "/" + strings.Repeat("x", 100)}, transient{TransientTree, s.RealDir() + "/y"}
+	if err := s.Note(short.kind, short.path); err != nil {
+		t.Fatal(err)
+	}
+	record := long.record('+')
+	if _, err := s.journal.file.WriteAt(record[:len(record)-1], s.journal.size); err != nil {
+		t.Fatal(err)
+	}
+	check := func(want ...transient) {
+		t.Helper()
+		data, err := os.ReadFile(s.journal.file.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := parseSession(data)
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(transient{})); diff != "" || err != nil {
+			t.Errorf("session: %v (-want +got):\n%s", err, diff)
+		}
+	}
+	check(short)
+	next := transient{TransientFile, s.RealDir() + "/z"}
+	if err := s.Note(next.kind, next.path); err != nil {
+		t.Fatal(err)
+	}
+	check(short, next)
+	if err := s.Done(short.kind, short.path); err != nil {
+		t.Fatal(err)
+	}
+	check(next)
+	if err := s.Done(next.kind, next.path); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestRecover(t *testing.T) {
 	o := options(t, tempDir(t))
 	outside := t.TempDir()

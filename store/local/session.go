@@ -2,6 +2,7 @@ package local
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -43,8 +44,8 @@ const (
 // Options.ScratchDirs unless the kind is one of Options.RecoverTransient.
 func (s *Store) Note(kind Transient, path string) error { return s.journal.note(kind, path) }
 
-// Done takes back what Note was told. The thing is forgotten even if that cannot
-// be written down, which is an error.
+// Done takes back what Note was told, which needs no room on the disk. The thing is
+// forgotten even if that cannot be written down, which is an error.
 func (s *Store) Done(kind Transient, path string) error { return s.journal.done(kind, path) }
 
 // rotateAt is the size of a session file, in bytes, from which on it is replaced
@@ -52,14 +53,16 @@ func (s *Store) Done(kind Transient, path string) error { return s.journal.done(
 const rotateAt = 64 << 10
 
 // journal is the session file of this process and store. It is made for the
-// first note, and locked as long as the process lives. Its records are "+" or
-// "-", the kind, a blank, the path, and a NUL.
+// first note, and locked as long as the process lives. Its records are "+", the kind, a
+// blank, the path, and a NUL. To take one back, its "+" is made a "-", which can be
+// written where there is no room for another record. (Kilns before this one appended
+// the same with a "-", which does as well.)
 type journal struct {
 	store *Store
 	mu    sync.Mutex
 	file  *os.File
-	size  int64
-	live  map[transient]struct{}
+	size  int64               // of whole records
+	live  map[transient]int64 // where their records begin
 	ended bool
 }
 
@@ -73,7 +76,7 @@ func (t transient) record(sign byte) []byte {
 }
 
 func (j *journal) init(s *Store) {
-	j.store, j.live = s, make(map[transient]struct{})
+	j.store, j.live = s, make(map[transient]int64)
 }
 
 func (j *journal) note(kind Transient, path string) error {
@@ -94,12 +97,11 @@ func (j *journal) note(kind Transient, path string) error {
 	}
 	err := j.ready()
 	if err == nil {
-		err = j.append(t.record('+'))
+		err = j.append(t)
 	}
 	if err != nil {
 		return fmt.Errorf("note '%s' in the session: %w", path, explain(err))
 	}
-	j.live[t] = struct{}{}
 	return nil
 }
 
@@ -122,7 +124,8 @@ func (j *journal) done(kind Transient, path string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	t := transient{kind, path}
-	if _, ok := j.live[t]; !ok {
+	at, ok := j.live[t]
+	if !ok {
 		return nil
 	}
 	delete(j.live, t)
@@ -133,23 +136,26 @@ func (j *journal) done(kind Transient, path string) error {
 	if len(j.live) == 0 {
 		if err = j.file.Truncate(0); err == nil {
 			j.size = 0
-			return nil
 		}
-	} else if err = j.append(t.record('-')); err == nil {
-		return nil
+	} else {
+		_, err = j.file.WriteAt([]byte{'-'}, at)
 	}
-	return fmt.Errorf("take '%s' from the session: %w", path, explain(err))
+	if err != nil {
+		return fmt.Errorf("take '%s' from the session: %w", path, explain(err))
+	}
+	return nil
 }
 
-func (j *journal) append(record []byte) error {
-	n, err := j.file.Write(record)
-	if err != nil && n > 0 {
-		// Half a record would spoil the next one.
-		err = errors.Join(err, j.file.Truncate(j.size))
+// append adds a record. One that is cut short, for want of room, has no end, so it does
+// not count, and neither does what the next one leaves of it.
+func (j *journal) append(t transient) error {
+	n, err := j.file.WriteAt(t.record('+'), j.size)
+	if err != nil {
 		return err
 	}
+	j.live[t] = j.size
 	j.size += int64(n)
-	return err
+	return nil
 }
 
 // ready sees that there is a session file, and that it is not too long.
@@ -162,16 +168,18 @@ func (j *journal) ready() error {
 		return err
 	}
 	var records []byte
-	for t := range j.live {
+	live := make(map[transient]int64, len(j.live))
+	for _, t := range inOrder(j.live) {
+		live[t] = int64(len(records))
 		records = append(records, t.record('+')...)
 	}
 	old := j.file
 	if len(records) > 0 {
-		if _, err := f.Write(records); err != nil {
+		if _, err := f.WriteAt(records, 0); err != nil {
 			return errors.Join(err, os.Remove(f.Name()), f.Close())
 		}
 	}
-	j.file, j.size = f, int64(len(records))
+	j.file, j.size, j.live = f, int64(len(records)), live
 	if old != nil {
 		// Both files say the same until here, so it does not matter when we die.
 		return errors.Join(os.Remove(old.Name()), old.Close())
@@ -187,7 +195,7 @@ func (j *journal) create() (*os.File, error) {
 	}
 	for {
 		name := filepath.Join(dir, strconv.Itoa(os.Getpid())+"-"+strings.ToLower(rand.Text()[:16]))
-		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND|openNoFollow, 0o600)
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|openNoFollow, 0o600)
 		if err != nil {
 			return nil, err
 		}
@@ -249,6 +257,10 @@ func parseSession(data []byte) ([]transient, error) {
 			return nil, fmt.Errorf("record %d is corrupt", i)
 		}
 	}
-	// In the order in which they were noted.
-	return slices.SortedFunc(maps.Keys(live), func(a, b transient) int { return live[a] - live[b] }), nil
+	return inOrder(live), nil
+}
+
+// inOrder gives things in the order in which they were noted.
+func inOrder[N cmp.Ordered](places map[transient]N) []transient {
+	return slices.SortedFunc(maps.Keys(places), func(a, b transient) int { return cmp.Compare(places[a], places[b]) })
 }
