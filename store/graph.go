@@ -24,6 +24,9 @@ type Graph struct {
 	References Edges
 	// Outputs leads from a derivation to its valid outputs.
 	Outputs Edges
+	// Registered has the objects in the order in which they became valid, as far as that
+	// is known; nil if it is not.
+	Registered []uint32
 }
 
 // NoObject is the number of no object.

@@ -153,7 +153,13 @@ func collect(ctx context.Context, g *globals, flags *gcFlags, limited bool, c *c
 		opts.MaxFreed = &flags.maxFreed
 	}
 	if !g.quiet {
-		opts.Deleted = func(path string) { fmt.Fprintf(os.Stderr, "deleting '%s'\n", path) }
+		opts.Deleted = func(paths []string) {
+			var text strings.Builder
+			for _, p := range paths {
+				fmt.Fprintf(&text, "deleting '%s'\n", p)
+			}
+			fmt.Fprint(os.Stderr, text.String())
+		}
 	}
 	troubles := 0
 	report := g.problems()

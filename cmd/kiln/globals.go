@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -161,6 +162,7 @@ func (c *configuration) storeOptions() (opts local.Options, err error) {
 		UseSQLiteWAL:     c.settings.UseSQLiteWAL,
 		CompressLogs:     c.settings.CompressBuildLog,
 		AutoOptimise:     c.settings.AutoOptimiseStore,
+		ReservedSpace:    int64(min(c.settings.GCReservedSpace, math.MaxInt64)),
 	}, nil
 }
 

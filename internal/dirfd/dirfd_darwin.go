@@ -85,6 +85,11 @@ func List(fd int, buf []byte, yield func(name []byte, t Type) error) error {
 	}
 }
 
+// ListQuickly is List. On other systems it may end too early, and saves a system call.
+func ListQuickly(fd int, buf []byte, yield func(name []byte, t Type) error) error {
+	return List(fd, buf, yield)
+}
+
 // Rewind makes the next List begin at the first entry.
 func Rewind(fd int) error {
 	_, err := unix.Seek(fd, 0, 0)

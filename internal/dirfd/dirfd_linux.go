@@ -92,6 +92,21 @@ func chmodAt(dir int, name string, perm uint32) error {
 // least 512 bytes; name lies in it, and is gone when yield returns. The first
 // error of yield ends the listing and is returned.
 func List(fd int, buf []byte, yield func(name []byte, t Type) error) error {
+	return list(fd, buf, 0, yield)
+}
+
+// ListQuickly is List that takes it for the end when there was room for one more entry.
+// That saves a system call, and is nearly always right, but it is a file system's right
+// to give entries in portions as it likes.
+func ListQuickly(fd int, buf []byte, yield func(name []byte, t Type) error) error {
+	return list(fd, buf, len(buf)-longestEntry, yield)
+}
+
+// longestEntry is the size of a struct linux_dirent64 with the longest name there is.
+const longestEntry = 19 + 256 + 5
+
+// list ends where there are no more entries, or fewer bytes of them than enough.
+func list(fd int, buf []byte, enough int, yield func(name []byte, t Type) error) error {
 	for {
 		n, err := unix.Getdents(fd, buf)
 		if err == unix.EINTR {
@@ -100,29 +115,37 @@ func List(fd int, buf []byte, yield func(name []byte, t Type) error) error {
 		if err != nil || n <= 0 {
 			return err
 		}
-		for rest := buf[:n]; len(rest) > 0; {
-			// struct linux_dirent64: inode, offset, record length, type, name and NUL.
-			const lenAt, typeAt, nameAt = 16, 18, 19
-			if len(rest) < nameAt {
-				return unix.EIO
-			}
-			size := int(binary.NativeEndian.Uint16(rest[lenAt:]))
-			if size < nameAt || size > len(rest) {
-				return unix.EIO
-			}
-			name, kind := rest[nameAt:size], rest[typeAt]
-			rest = rest[size:]
-			if end := bytes.IndexByte(name, 0); end >= 0 {
-				name = name[:end]
-			}
-			if string(name) == "." || string(name) == ".." {
-				continue
-			}
-			if err := yield(name, entryType(kind)); err != nil {
-				return err
-			}
+		if err := entries(buf[:n], yield); err != nil || n < enough {
+			return err
 		}
 	}
+}
+
+// entries reads a portion of a directory.
+func entries(rest []byte, yield func(name []byte, t Type) error) error {
+	for len(rest) > 0 {
+		// struct linux_dirent64: inode, offset, record length, type, name and NUL.
+		const lenAt, typeAt, nameAt = 16, 18, 19
+		if len(rest) < nameAt {
+			return unix.EIO
+		}
+		size := int(binary.NativeEndian.Uint16(rest[lenAt:]))
+		if size < nameAt || size > len(rest) {
+			return unix.EIO
+		}
+		name, kind := rest[nameAt:size], rest[typeAt]
+		rest = rest[size:]
+		if end := bytes.IndexByte(name, 0); end >= 0 {
+			name = name[:end]
+		}
+		if string(name) == "." || string(name) == ".." {
+			continue
+		}
+		if err := yield(name, entryType(kind)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Rewind makes the next List begin at the first entry.

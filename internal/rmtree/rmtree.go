@@ -47,7 +47,7 @@ func RemoveAt(dir int, name string) error { return remove(dir, name, name, nil) 
 
 // RemoveAtTelling is RemoveAt that calls unlinked for each file that it deletes,
 // with what the file was just before; not for directories. Deleting takes a system
-// call more for each file then.
+// call more for each file then. That nothing is there is fs.ErrNotExist.
 func RemoveAtTelling(dir int, name string, unlinked func(*dirfd.Stat)) error {
 	return remove(dir, name, name, unlinked)
 }
@@ -57,7 +57,11 @@ func remove(dir int, name, shown string, unlinked func(*dirfd.Stat)) error {
 		return fmt.Errorf("remove %s: %w", shown, err)
 	}
 	r := remover{path: shown, top: -1, unlinked: unlinked}
-	r.entry(dir, name, dirfd.Unknown)
+	// Most trees are directories, and to ask first would take as long as to try.
+	r.entry(dir, name, dirfd.Directory)
+	if r.err == nil && r.absent && unlinked != nil {
+		return fmt.Errorf("remove %s: %w", shown, fs.ErrNotExist)
+	}
 	return r.err
 }
 
@@ -72,6 +76,7 @@ type remover struct {
 	// unlinked is told of each file, if it is not nil.
 	unlinked func(*dirfd.Stat)
 	stat     dirfd.Stat
+	absent   bool // nothing was there to begin with
 	err      error
 }
 
@@ -86,10 +91,14 @@ func (r *remover) fail(err error) {
 // noted why.
 func (r *remover) entry(dir int, name string, t dirfd.Type) bool {
 	var err error
-	for range maxTries {
+	for try := range maxTries {
 		if t != dirfd.Directory {
 			err = r.unlink(dir, name)
-			if err == nil || errors.Is(err, fs.ErrNotExist) {
+			if errors.Is(err, fs.ErrNotExist) {
+				r.absent = r.depth == 0
+				return true
+			}
+			if err == nil {
 				return true
 			}
 			// What the call answers for a directory differs between systems.
@@ -102,7 +111,7 @@ func (r *remover) entry(dir int, name string, t dirfd.Type) bool {
 			}
 		}
 		var gone bool
-		gone, err = r.directory(dir, name)
+		gone, err = r.directory(dir, name, try == 0)
 		switch {
 		case err == nil:
 			return gone
@@ -148,8 +157,9 @@ func (r *remover) unlink(dir int, name string) error {
 
 // directory deletes the directory name of dir and what it holds. An error is
 // that of the directory itself. If something in it stays, that has been noted,
-// and the result is false without an error.
-func (r *remover) directory(dir int, name string) (gone bool, err error) {
+// and the result is false without an error. If quick is set, some may have been
+// overlooked, and the error is syscall.ENOTEMPTY.
+func (r *remover) directory(dir int, name string, quick bool) (gone bool, err error) {
 	fd, err := openDir(dir, name, r.depth == maxOpen || !root)
 	if err != nil {
 		return false, err
@@ -163,7 +173,7 @@ func (r *remover) directory(dir int, name string) (gone bool, err error) {
 		r.top = fd
 	}
 	r.depth++
-	empty, err := r.clear(fd)
+	empty, err := r.clear(fd, quick)
 	r.depth--
 	if err != nil || !empty {
 		return false, err
@@ -174,7 +184,11 @@ func (r *remover) directory(dir int, name string) (gone bool, err error) {
 
 // clear deletes all entries of the open directory fd. It returns false if
 // something stays, for which an error has been noted.
-func (r *remover) clear(fd int) (empty bool, err error) {
+func (r *remover) clear(fd int, quick bool) (empty bool, err error) {
+	list := dirfd.List
+	if quick {
+		list = dirfd.ListQuickly
+	}
 	room := rooms.Get().(*[listRoom]byte)
 	defer rooms.Put(room)
 	up := r.path
@@ -182,7 +196,7 @@ func (r *remover) clear(fd int) (empty bool, err error) {
 	stuck := false
 	for {
 		moved := r.moved
-		err := dirfd.List(fd, room[:], func(entry []byte, t dirfd.Type) error {
+		err := list(fd, room[:], func(entry []byte, t dirfd.Type) error {
 			name := string(entry)
 			r.path = path.Join(up, name)
 			if !r.entry(fd, name, t) {

@@ -30,9 +30,9 @@ type Options struct {
 	MaxFreed *uint64
 	// Waiting, if not nil, is called when somebody else is collecting.
 	Waiting func()
-	// Deleted, if not nil, is called for each path, as it is called in the store,
-	// after it has been taken away.
-	Deleted func(path string)
+	// Deleted, if not nil, is called with paths, as they are called in the store, after
+	// they have been taken away: many at once.
+	Deleted func(paths []string)
 	// Report, if not nil, is told of what is strange or could not be done, and stopped
 	// nothing else.
 	Report func(Problem)
@@ -62,7 +62,7 @@ func (e *LiveError) Error() string {
 const (
 	// batch is how many objects are taken away at once, in one transaction. Who needs
 	// one of them waits for that long.
-	batch = 200
+	batch = 1000
 	// assumed is the size of an object, in bytes, that is not known.
 	assumed = 1 << 20
 )
@@ -176,10 +176,12 @@ func (c *collector) everything(ctx context.Context) error {
 	if err := c.strays(ctx); err != nil {
 		return err
 	}
+	// The latest first: that is nearly the order that is needed, and neighbours in the
+	// database go together.
 	var dead []uint32
-	for i := range c.graph.Paths {
-		if !c.marks.Live(uint32(i)) {
-			dead = append(dead, uint32(i))
+	for _, object := range slices.Backward(c.graph.Registered) {
+		if !c.marks.Live(object) {
+			dead = append(dead, object)
 		}
 	}
 	return c.sweep(ctx, dead)
@@ -187,7 +189,7 @@ func (c *collector) everything(ctx context.Context) error {
 
 // strays deletes the entries of the store directory that are not valid objects.
 func (c *collector) strays(ctx context.Context) error {
-	var strays []nix.StorePath
+	var strays []local.Doomed
 	var junk []string
 	err := c.store.Entries(func(name string) error {
 		p, err := nix.ParseStorePath(name)
@@ -197,7 +199,7 @@ func (c *collector) strays(ctx context.Context) error {
 		case c.right.Rooted(p):
 		default:
 			if _, valid := c.graph.Find(p); !valid {
-				strays = append(strays, p)
+				strays = append(strays, local.Doomed{Path: p})
 			}
 		}
 		return context.Cause(ctx)
@@ -214,7 +216,7 @@ func (c *collector) strays(ctx context.Context) error {
 			c.trouble(err)
 		}
 		if removed {
-			c.deleted(string(c.store.Dir()) + "/" + name)
+			c.deleted([]string{string(c.store.Dir()) + "/" + name})
 		}
 		if err := context.Cause(ctx); err != nil {
 			return err
@@ -224,22 +226,33 @@ func (c *collector) strays(ctx context.Context) error {
 		if c.full() {
 			return nil
 		}
-		if err := c.remove(ctx, part, true); err != nil {
+		if err := c.removeNow(ctx, part, true); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// sweep deletes dead objects, referrers first.
+// sweep deletes dead objects, referrers first. While the files of one batch are taken
+// away, the next one is made invalid.
 func (c *collector) sweep(ctx context.Context, dead []uint32) error {
 	dead = ReferrersFirst(c.graph, dead)
-	for len(dead) > 0 && !c.full() {
+	finish := func() {}
+	defer func() { finish() }()
+	for len(dead) > 0 {
+		if c.opts.MaxFreed != nil {
+			// What the last batch has freed decides whether there is another one.
+			finish()
+			finish = func() {}
+			if c.full() {
+				return nil
+			}
+		}
 		// What somebody has come to need meanwhile needs others.
 		for _, hash := range c.right.Arrivals() {
 			c.marks.Add(c.graph.WithHashPart(hash)...)
 		}
-		var part []nix.StorePath
+		var part []local.Doomed
 		room := c.left()
 		for len(dead) > 0 && len(part) < c.opts.batch && room >= 0 {
 			object := dead[0]
@@ -247,47 +260,66 @@ func (c *collector) sweep(ctx context.Context, dead []uint32) error {
 			if c.marks.Live(object) {
 				continue
 			}
-			part = append(part, c.graph.Paths[object])
+			part = append(part, local.Doomed{Path: c.graph.Paths[object], Size: c.graph.Sizes[object]})
 			room -= max(c.graph.Sizes[object], 1)
 			if c.graph.Sizes[object] == 0 {
 				room -= assumed
 			}
 		}
-		if err := c.remove(ctx, part, false); err != nil {
+		next, err := c.remove(ctx, part, false)
+		finish()
+		finish = next
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// remove deletes a batch. An error ends the collection.
-func (c *collector) remove(ctx context.Context, paths []nix.StorePath, strays bool) error {
+// remove deletes a batch. finish waits for that, and is to be called in any case. An
+// error ends the collection.
+func (c *collector) remove(ctx context.Context, doomed []local.Doomed, strays bool) (finish func(), err error) {
 	if err := context.Cause(ctx); err != nil {
-		return err
+		return func() {}, err
 	}
-	r, err := c.right.Remove(ctx, paths, strays)
-	for _, p := range r.Spared {
+	b, err := c.right.Condemn(ctx, doomed, strays)
+	for _, p := range b.Spared {
 		c.marks.Add(c.graph.WithHashPart(p.HashPart())...)
 	}
+	if err != nil {
+		err = fmt.Errorf("collect garbage: %w", err)
+	}
+	taken := make(chan *local.Removal, 1)
+	go func() { taken <- b.Take(ctx) }()
+	return func() { c.account(<-taken) }, err
+}
+
+// removeNow is remove that waits.
+func (c *collector) removeNow(ctx context.Context, doomed []local.Doomed, strays bool) error {
+	finish, err := c.remove(ctx, doomed, strays)
+	finish()
+	return err
+}
+
+// account tells of what was removed.
+func (c *collector) account(r *local.Removal) {
 	for _, p := range r.Missing {
 		c.opts.Report(Problem{Name: c.store.RealPath(p), Err: errors.New("the object was valid and not there: it is not valid any more")})
 	}
-	for _, p := range r.Removed {
-		c.deleted(c.store.Dir().Join(p))
+	removed := make([]string, len(r.Removed))
+	for i, p := range r.Removed {
+		removed[i] = c.store.Dir().Join(p)
 	}
+	c.deleted(removed)
 	for _, err := range r.Failed {
 		c.trouble(err)
 	}
-	if err != nil {
-		return fmt.Errorf("collect garbage: %w", err)
-	}
-	return nil
 }
 
-func (c *collector) deleted(path string) {
-	c.result.Paths = append(c.result.Paths, path)
-	if c.opts.Deleted != nil {
-		c.opts.Deleted(path)
+func (c *collector) deleted(paths []string) {
+	c.result.Paths = append(c.result.Paths, paths...)
+	if c.opts.Deleted != nil && len(paths) > 0 {
+		c.opts.Deleted(paths)
 	}
 }
 

@@ -5,20 +5,20 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store"
+	"github.com/kilnbuild/kiln/store/local"
 )
 
 // only deletes the objects that were named.
 func (c *collector) only(ctx context.Context) error {
 	named := make(map[uint32]bool)
-	var strays []nix.StorePath
+	var strays []local.Doomed
 	var errs []error
 	for _, p := range c.opts.Only {
 		if object, valid := c.graph.Find(p); valid {
 			named[object] = true
 		} else {
-			strays = append(strays, p)
+			strays = append(strays, local.Doomed{Path: p})
 		}
 	}
 	referrers, err := backwards(c.graph)
@@ -55,12 +55,12 @@ func (c *collector) only(ctx context.Context) error {
 		}
 	}
 	if len(strays) > 0 && !c.full() {
-		for _, p := range strays {
-			if c.right.Rooted(p) && !c.opts.SkipLive {
-				errs = append(errs, &LiveError{c.store.Dir().Join(p), "a process has it as a temporary root"})
+		for _, d := range strays {
+			if c.right.Rooted(d.Path) && !c.opts.SkipLive {
+				errs = append(errs, &LiveError{c.store.Dir().Join(d.Path), "a process has it as a temporary root"})
 			}
 		}
-		if err := c.remove(ctx, strays, true); err != nil {
+		if err := c.removeNow(ctx, strays, true); err != nil {
 			errs = append(errs, err)
 		}
 	}

@@ -1,7 +1,9 @@
 package local
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 
 	"github.com/kilnbuild/kiln/internal/dirfd"
@@ -37,7 +39,7 @@ func (b *burial) start(s *Store) {
 	for range diggers {
 		b.work.Go(func() {
 			for c := range b.queue {
-				if err := rmtree.RemoveAtTelling(c.dir, c.temp, b.count.unlinked); err != nil {
+				if err := b.delete(c.dir, c.temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					b.mu.Lock()
 					if len(b.fails) < maxFails {
 						b.fails = append(b.fails, fmt.Errorf("delete what was '%s/%s': %w", s.layout.store, c.name, err))
@@ -48,6 +50,12 @@ func (b *burial) start(s *Store) {
 			}
 		})
 	}
+}
+
+// delete deletes an entry of a directory where it is. That it is not there is
+// fs.ErrNotExist.
+func (b *burial) delete(dir int, name string) error {
+	return rmtree.RemoveAtTelling(dir, name, b.count.unlinked)
 }
 
 // maxFails bounds how many failures are remembered.

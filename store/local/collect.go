@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/kilnbuild/kiln/internal/dirfd"
-	"github.com/kilnbuild/kiln/internal/rmtree"
 	"github.com/kilnbuild/kiln/nix"
 )
 
@@ -20,7 +20,7 @@ import (
 //
 // It does not know what is garbage. It only refuses to take away what somebody has
 // as a temporary root, and what valid objects refer to. Its methods are for one
-// goroutine.
+// goroutine, but Batch.Take may go on in another.
 type Collection struct {
 	store  *Store
 	lock   *os.File
@@ -33,9 +33,9 @@ type Collection struct {
 // shelf is what the collector and those who tell it of roots share.
 type shelf struct {
 	mu        sync.Mutex
-	gone      sync.Cond            // when condemned becomes empty
+	gone      sync.Cond            // when condemned becomes less
 	rooted    map[rootKey]struct{} // from temporary roots
-	condemned map[rootKey]struct{} // is being taken away
+	condemned map[rootKey]int      // is being taken away, in how many places
 	arrivals  []string             // hash parts that were told since Arrivals was called
 }
 
@@ -48,7 +48,7 @@ func (s *Store) Collect(ctx context.Context, waiting func()) (_ *Collection, err
 	}
 	c := &Collection{store: s, dir: -1}
 	c.shelf.gone.L = &c.shelf.mu
-	c.shelf.rooted, c.shelf.condemned = make(map[rootKey]struct{}), make(map[rootKey]struct{})
+	c.shelf.rooted, c.shelf.condemned = make(map[rootKey]struct{}), make(map[rootKey]int)
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("collect garbage: %w", explain(err)), c.Close())
@@ -104,7 +104,7 @@ func (c *Collection) Close() error {
 		c.dir = -1
 	}
 	if c.lock != nil {
-		c.store.layout.reserve()
+		c.store.layout.reserve(c.store.opts.ReservedSpace)
 		errs = append(errs, c.lock.Close())
 		c.lock = nil
 	}
@@ -152,57 +152,187 @@ func (c *Collection) Rooted(p nix.StorePath) bool {
 	return err == nil && rooted
 }
 
-// A Removal is what came of Remove.
+// Doomed is what is to be taken away: an object, or what lies beside objects and is
+// called like one.
+type Doomed struct {
+	Path nix.StorePath
+	// Size is that of its archive in bytes, 0 if it is not known.
+	Size int64
+}
+
+// A Batch is what has been condemned, and is to be taken away. Who needs one of its
+// objects waits until that has been done.
+type Batch struct {
+	// Spared are those that are needed after all: they became temporary roots, or valid,
+	// or valid objects refer to them.
+	Spared []nix.StorePath
+
+	collection *Collection
+	doomed     []Doomed
+	held       []rootKey
+	strays     bool
+}
+
+// Condemn makes objects invalid, all at once. Take takes them away, and has to be called
+// for every batch. Objects that some valid object refers to have to come after that one.
+// With strays, they are not valid objects, but what lies beside them, and those that
+// have become valid are spared.
+//
+// An error is one of the database. What is in the batch is invalid nevertheless.
+func (c *Collection) Condemn(ctx context.Context, doomed []Doomed, strays bool) (*Batch, error) {
+	b := &Batch{collection: c, strays: strays}
+	b.hold(doomed)
+	var err error
+	if strays {
+		err = b.spareValid(ctx)
+	} else {
+		err = b.invalidate(ctx)
+	}
+	return b, err
+}
+
+// hold sets those apart that nobody has as a temporary root. Who makes them one from now
+// on waits for release.
+func (b *Batch) hold(doomed []Doomed) {
+	s := &b.collection.shelf
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range doomed {
+		key, err := keyOf(d.Path)
+		if _, rooted := s.rooted[key]; rooted || err != nil {
+			b.Spared = append(b.Spared, d.Path)
+			continue
+		}
+		s.condemned[key]++
+		b.held = append(b.held, key)
+		b.doomed = append(b.doomed, d)
+	}
+}
+
+func (b *Batch) release() {
+	s := &b.collection.shelf
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range b.held {
+		if s.condemned[key]--; s.condemned[key] == 0 {
+			delete(s.condemned, key)
+		}
+	}
+	b.held = nil
+	s.gone.Broadcast()
+}
+
+// spareValid spares what is a valid object.
+func (b *Batch) spareValid(ctx context.Context) error {
+	valid, err := b.collection.store.ValidPaths(ctx, b.paths())
+	if err != nil {
+		b.doomed = nil
+		return err
+	}
+	b.Spared = append(b.Spared, valid...)
+	b.doomed = slices.DeleteFunc(b.doomed, func(d Doomed) bool { return slices.Contains(valid, d.Path) })
+	return nil
+}
+
+func (b *Batch) paths() []nix.StorePath {
+	paths := make([]nix.StorePath, len(b.doomed))
+	for i, d := range b.doomed {
+		paths[i] = d.Path
+	}
+	return paths
+}
+
+// invalidate makes objects invalid, and leaves those for which that worked, and those
+// that were not valid.
+func (b *Batch) invalidate(ctx context.Context) error {
+	st := b.collection.store
+	err := st.Invalidate(ctx, b.paths()...)
+	if err == nil {
+		return nil
+	}
+	all := b.doomed
+	b.doomed = nil
+	if !isStillNeeded(err) {
+		return err
+	}
+	// Somebody registered a referrer without a temporary root, or the order is wrong.
+	for _, d := range all {
+		err := st.Invalidate(ctx, d.Path)
+		switch {
+		case err == nil:
+			b.doomed = append(b.doomed, d)
+		case isStillNeeded(err):
+			st.opts.Warn(err)
+			b.Spared = append(b.Spared, d.Path)
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// A Removal is what came of Take.
 type Removal struct {
 	Removed []nix.StorePath
-	// Spared are those that are needed after all: they became temporary roots, or
-	// valid, or valid objects refer to them.
-	Spared []nix.StorePath
 	// Missing are those of Removed that were valid, and had no file.
 	Missing []nix.StorePath
 	// Failed says what could not be deleted. It is not valid any more.
 	Failed []error
 }
 
-// Remove makes objects invalid, all at once, and takes them away. The space becomes
-// free a little later; Settle waits for that. Objects that some valid object refers
-// to have to come after that one. With strays, the paths are not those of valid
-// objects, but of what lies beside them, and those that have become valid are
-// spared.
-//
-// An error is one of the database. What is in the result has been done nevertheless.
-func (c *Collection) Remove(ctx context.Context, paths []nix.StorePath, strays bool) (*Removal, error) {
-	r := &Removal{}
-	doomed := c.condemn(paths, r)
-	defer c.reprieve()
-	if strays {
-		valid, err := c.store.ValidPaths(ctx, doomed)
-		if err != nil {
-			return r, err
-		}
-		doomed = without(doomed, valid)
-		r.Spared = append(r.Spared, valid...)
-	} else {
-		var err error
-		if doomed, err = c.invalidate(ctx, doomed, r); err != nil {
-			return r, err
+const (
+	// smallSize is the size of objects, in bytes of their archives, that are deleted where
+	// they are. An archive has some hundred bytes for each file, so those are few.
+	smallSize = 16 << 10
+	// smallTogether bounds them in one batch, in bytes, since somebody may wait for it.
+	smallTogether = 1 << 20
+)
+
+// Take takes a batch away: it deletes what is small, and moves the rest aside, to be
+// deleted a little later. Settle waits for that.
+func (b *Batch) Take(ctx context.Context) *Removal {
+	c := b.collection
+	errs := make([]error, len(b.doomed))
+	var here []int // those that are deleted where they are
+	together := int64(0)
+	for i, d := range b.doomed {
+		if d.Size > 0 && d.Size <= smallSize && together+d.Size <= smallTogether {
+			here = append(here, i)
+			together += d.Size
 		}
 	}
-	for _, p := range doomed {
-		err := c.take(ctx, string(p))
-		if errors.Is(err, fs.ErrNotExist) {
-			if !strays {
-				r.Missing = append(r.Missing, p)
+	var work sync.WaitGroup
+	for part := range slices.Chunk(here, len(here)/diggers+1) {
+		work.Go(func() {
+			for _, i := range part {
+				name := string(b.doomed[i].Path)
+				if errs[i] = c.bury.delete(c.dir, name); errs[i] != nil && !errors.Is(errs[i], fs.ErrNotExist) {
+					errs[i] = c.take(ctx, name) // so that it is in nobody's way
+				}
 			}
-			err = nil
-		}
-		if err != nil {
-			r.Failed = append(r.Failed, fmt.Errorf("delete '%s': %w", c.store.RealPath(p), explain(err)))
+		})
+	}
+	for i, d := range b.doomed {
+		if len(here) > 0 && here[0] == i {
+			here = here[1:]
 			continue
 		}
-		r.Removed = append(r.Removed, p)
+		errs[i] = c.take(ctx, string(d.Path))
 	}
-	return r, nil
+	work.Wait()
+	b.release()
+	r := &Removal{}
+	for i, d := range b.doomed {
+		if err := errs[i]; err != nil && !errors.Is(err, fs.ErrNotExist) {
+			r.Failed = append(r.Failed, fmt.Errorf("delete '%s': %w", c.store.RealPath(d.Path), explain(err)))
+			continue
+		}
+		r.Removed = append(r.Removed, d.Path)
+		if errs[i] != nil && !b.strays {
+			r.Missing = append(r.Missing, d.Path)
+		}
+	}
+	return r
 }
 
 // RemoveJunk takes away an entry of the store directory that has not the name of an
@@ -235,59 +365,11 @@ func (c *Collection) locked(name string) (bool, error) {
 	return !free, err
 }
 
-// condemn sets those paths apart that nobody has as a temporary root. Who makes
-// them one from now on waits for reprieve.
-func (c *Collection) condemn(paths []nix.StorePath, r *Removal) (doomed []nix.StorePath) {
-	c.shelf.mu.Lock()
-	defer c.shelf.mu.Unlock()
-	for _, p := range paths {
-		key, err := keyOf(p)
-		if _, rooted := c.shelf.rooted[key]; rooted || err != nil {
-			r.Spared = append(r.Spared, p)
-			continue
-		}
-		c.shelf.condemned[key] = struct{}{}
-		doomed = append(doomed, p)
-	}
-	return doomed
-}
-
-func (c *Collection) reprieve() {
-	c.shelf.mu.Lock()
-	defer c.shelf.mu.Unlock()
-	clear(c.shelf.condemned)
-	c.shelf.gone.Broadcast()
-}
-
-// invalidate makes objects invalid. It gives those for which that worked, and those
-// that were not valid.
-func (c *Collection) invalidate(ctx context.Context, paths []nix.StorePath, r *Removal) ([]nix.StorePath, error) {
-	err := c.store.Invalidate(ctx, paths...)
-	if err == nil || !isStillNeeded(err) {
-		return paths, err
-	}
-	// Somebody registered a referrer without a temporary root, or the order is wrong.
-	var doomed []nix.StorePath
-	for _, p := range paths {
-		err := c.store.Invalidate(ctx, p)
-		switch {
-		case err == nil:
-			doomed = append(doomed, p)
-		case isStillNeeded(err):
-			c.store.opts.Warn(err)
-			r.Spared = append(r.Spared, p)
-		default:
-			return doomed, err
-		}
-	}
-	return doomed, nil
-}
-
 // take moves an entry of the store directory out of it, for burial, or deletes it
 // where it is.
 func (c *Collection) take(ctx context.Context, name string) error {
 	if !c.bury.room {
-		return rmtree.RemoveAtTelling(c.dir, name, c.bury.count.unlinked)
+		return c.bury.delete(c.dir, name)
 	}
 	room, temp, err := c.store.room.open(ctx)
 	if err != nil {
@@ -309,22 +391,5 @@ func (c *Collection) take(ctx context.Context, name string) error {
 		return err
 	}
 	// No room for another entry, a mount point, another file system.
-	return rmtree.RemoveAtTelling(c.dir, name, c.bury.count.unlinked)
-}
-
-func without(paths, those []nix.StorePath) []nix.StorePath {
-	if len(those) == 0 {
-		return paths
-	}
-	drop := make(map[nix.StorePath]bool, len(those))
-	for _, p := range those {
-		drop[p] = true
-	}
-	var rest []nix.StorePath
-	for _, p := range paths {
-		if !drop[p] {
-			rest = append(rest, p)
-		}
-	}
-	return rest
+	return c.bury.delete(c.dir, name)
 }

@@ -108,6 +108,7 @@ func (r *graphReader) objects(ctx context.Context, c *sqlite.Conn) error {
 	slices.SortFunc(order, func(a, b uint32) int { return cmp.Compare(paths[a], paths[b]) })
 	r.numbers = make([]uint32, len(paths))
 	g := r.graph
+	g.Registered = r.numbers
 	g.Paths, g.Sizes = make([]nix.StorePath, len(paths)), make([]int64, len(paths))
 	for number, row := range order {
 		r.numbers[row] = uint32(number)

@@ -14,10 +14,6 @@ import (
 // of Nix since 2.0 share.
 const schemaVersion = 10
 
-// reservedSpace is the size in bytes of a file that a collector removes when the
-// disk is full, to have room for its own database writes (Nix: gc-reserved-space).
-const reservedSpace = 8 << 20
-
 // layout is the names of a store's directories and files.
 type layout struct {
 	store, state, log string
@@ -123,17 +119,23 @@ func (l layout) checkSymlinks() error {
 	return nil
 }
 
-// reserve makes the file that a collector removes first. It does without where
-// there is no room for it.
-func (l layout) reserve() {
-	if info, err := os.Lstat(l.reserved()); err == nil && info.Size() == reservedSpace {
+// reserve makes the file that a collector removes first, with a size in bytes. It does
+// without where there is no room for it.
+func (l layout) reserve(size int64) {
+	if size <= 0 {
+		l.unreserve()
+		return
+	}
+	if info, err := os.Lstat(l.reserved()); err == nil && info.Size() == size {
 		return
 	}
 	f, err := os.OpenFile(l.reserved(), os.O_WRONLY|os.O_CREATE|openNoFollow, 0o600)
 	if err != nil {
 		return
 	}
-	err = allocate(f, reservedSpace)
+	if err = allocate(f, size); err == nil {
+		err = f.Truncate(size) // it may have been larger
+	}
 	if cerr := f.Close(); err != nil || cerr != nil {
 		_ = os.Remove(l.reserved())
 	}

@@ -65,7 +65,7 @@ func TestT01StateTree(t *testing.T) {
 					t.Errorf("%s: %v, %v, want mode 0644", file, info, err)
 				}
 			}
-			if info, err := os.Stat(s.layout.reserved()); err != nil || info.Size() != reservedSpace {
+			if info, err := os.Stat(s.layout.reserved()); err != nil || info.Size() != s.opts.ReservedSpace {
 				t.Errorf("reserved space: %v, %v", info, err)
 			}
 		})

@@ -25,6 +25,10 @@ type Options struct {
 	// ReadOnly opens a store that exists, and changes nothing in it but the files
 	// that SQLite keeps beside its database.
 	ReadOnly bool
+	// ReservedSpace is the size in bytes of a file that a collector removes when the disk
+	// is full, to have room for what it has to write itself; 0 for none. (Nix:
+	// gc-reserved-space.)
+	ReservedSpace int64
 	// FreeReserve removes the file that keeps space for collectors before anything
 	// else, so that a store on a full disk can be opened. Collect removes it in any
 	// case, and it is made again when a collection ends.
@@ -69,7 +73,7 @@ type Options struct {
 
 // ChrootOptions are the options for the store with the root directory root, in
 // which objects believe that they are in "/nix/store". They sync the database,
-// use a write-ahead log and compress build logs, as Nix does by default.
+// use a write-ahead log, compress build logs, and reserve space, as Nix does by default.
 func ChrootOptions(root string) Options {
 	return Options{
 		RealStoreDir:  filepath.Join(root, "nix/store"),
@@ -78,6 +82,7 @@ func ChrootOptions(root string) Options {
 		FsyncMetadata: true,
 		UseSQLiteWAL:  true,
 		CompressLogs:  true,
+		ReservedSpace: 8 << 20,
 	}
 }
 

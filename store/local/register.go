@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -241,33 +242,34 @@ func (s *Store) Invalidate(ctx context.Context, paths ...nix.StorePath) error {
 	if err := s.changes(); err != nil {
 		return err
 	}
-	err := s.db.write(ctx, func(c *sqlite.Conn) error {
-		var ids []int64
-		for _, p := range paths {
-			id, err := s.id(c, p)
+	full := make([]string, len(paths))
+	for i, p := range paths {
+		full[i] = s.opts.StoreDir.Join(p)
+	}
+	list, err := json.Marshal(full)
+	if err != nil {
+		return fmt.Errorf("invalidate: %w", err)
+	}
+	err = s.db.write(ctx, func(c *sqlite.Conn) error {
+		// So that the order among them does not matter. It is also what takes the least
+		// time: SQLite keeps copies of all that a deletion from ValidPaths changes.
+		err := query(c, "delete from Refs where referrer in (select id from ValidPaths where path in (select value from json_each(?)))", nil, string(list))
+		for _, p := range full {
 			if err != nil {
-				return err
+				break
 			}
-			if id == 0 {
-				continue
-			}
-			ids = append(ids, id)
-			// So that the order among them does not matter.
-			if err := query(c, "delete from Refs where referrer = ?", nil, id); err != nil {
-				return err
-			}
+			err = query(c, "delete from ValidPaths where path = ?", nil, p)
 		}
-		for _, id := range ids {
-			if err := query(c, "delete from ValidPaths where id = ?", nil, id); err != nil {
-				return err
-			}
-		}
-		return nil
+		return err
 	})
-	if sqlite.ErrCode(err).ToPrimary() == sqlite.ResultConstraint {
+	if isConstraint(err) {
 		return fmt.Errorf("invalidate: %w", s.stillNeeded(ctx, paths, err))
 	}
 	return err
+}
+
+func isConstraint(err error) bool {
+	return sqlite.ErrCode(err).ToPrimary() == sqlite.ResultConstraint
 }
 
 // stillNeeded says who refers to an object that was to become invalid.

@@ -156,7 +156,7 @@ func (s *Store) openForWriting(ctx context.Context) (err error) {
 	if s.opts.FreeReserve {
 		s.layout.unreserve()
 	} else {
-		s.layout.reserve()
+		s.layout.reserve(s.opts.ReservedSpace)
 	}
 	s.db, err = openDatabase(ctx, s.layout.database(), databaseOptions{sync: s.opts.FsyncMetadata, wal: s.opts.UseSQLiteWAL, warn: s.opts.Warn})
 	if err != nil {
