@@ -52,6 +52,9 @@ type Settings struct {
 	AlwaysAllowSubstitutes bool
 	// Fallback builds what a substituter has but did not deliver.
 	Fallback bool
+	// Use, if not nil, is called when a request begins, and what it gives when that has
+	// ended.
+	Use func() (release func())
 	// Attempt are the settings of a single attempt.
 	Attempt build.Settings
 }
@@ -162,6 +165,9 @@ func (v *View) build(ctx context.Context, req *nix.BuildRequest, outer *goal) ([
 	}
 	r.hold.init(v.store)
 	defer r.hold.end()
+	if v.settings.Use != nil {
+		defer v.settings.Use()()
+	}
 	if r.log == nil {
 		r.log = discardLog{}
 	}

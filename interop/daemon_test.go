@@ -148,6 +148,28 @@ func write(t *testing.T, name, text string) string {
 	return name
 }
 
+// TestDaemonMakesRoom has the daemon collect garbage because little is free: while it
+// builds. What clients need stays.
+func TestDaemonMakesRoom(t *testing.T) {
+	needs(t)
+	takeLane(t)
+	scene := newPlainScene(t)
+	first := must(t, kilnCommand(t, scene, scene.Path("store"), "store", "add", write(t, scene.Path("first"), "1")))[0]
+	s := startService(t, scene, "--option", "min-free", "1000T")
+	file := write(t, s.scene.Path("hello.nix"),
+		`derivation { name = "hello"; system = "`+testenv.System()+`"; builder = "/bin/sh"; args = [ "-c" "echo hello > $out" ]; }`)
+	out := s.must("nix-build", file, "--out-link", s.scene.Path("result"))
+	for end := time.Now().Add(30 * time.Second); exists(s.real(first)); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("nobody makes room\n%s", s.said())
+		}
+	}
+	s.must("nix-store", "--verify", "--check-contents")
+	if !exists(s.real(out)) {
+		t.Errorf("what was built has gone:\n%s", s.said())
+	}
+}
+
 // TestDaemonStoreReplaced deletes the store below a running daemon.
 func TestDaemonStoreReplaced(t *testing.T) {
 	needs(t)

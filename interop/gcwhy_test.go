@@ -58,6 +58,7 @@ func TestWhy(t *testing.T) {
 }
 
 // TestWhyOfARunningBuild asks for the input of a build while that runs, and collects.
+// The build has been told to make room, too: what nobody needs goes while it runs.
 func TestWhyOfARunningBuild(t *testing.T) {
 	needs(t)
 	scene := newScene(t)
@@ -73,7 +74,8 @@ func TestWhyOfARunningBuild(t *testing.T) {
 			input = line
 		}
 	}
-	cmd := kiln.build(t, map[string]string{"sandbox-paths": "/bin/sh=@busybox@ /shared=@shared@"}, nil, target{drv: drv})
+	garbage := must(t, kilnCommand(t, scene, kiln.store, "store", "add", write(t, scene.Path("garbage"), "x")))[0]
+	cmd := kiln.build(t, map[string]string{"sandbox-paths": "/bin/sh=@busybox@ /shared=@shared@", "min-free": "1000T"}, nil, target{drv: drv})
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
@@ -89,6 +91,11 @@ func TestWhyOfARunningBuild(t *testing.T) {
 	for end := time.Now().Add(30 * time.Second); !exists(filepath.Join(shared, "started")); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the build does not start")
+		}
+	}
+	for end := time.Now().Add(30 * time.Second); exists(kiln.store + garbage); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nobody makes room")
 		}
 	}
 	// The builder names its input, and kiln has its derivation as a temporary root.

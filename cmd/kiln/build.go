@@ -132,7 +132,7 @@ func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string)
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	workshop := func(s *screen) (nix.Builder, planner, func() error, error) {
-		x, closeExecutor, err := c.executor(st, g.verbose, s.ShowsLogs())
+		x, closeExecutor, err := c.executor(ctx, st, g.verbose, s.ShowsLogs())
 		if err != nil {
 			return nil, nil, nil, err
 		}

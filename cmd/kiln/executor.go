@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -20,8 +21,9 @@ import (
 )
 
 // executor wires an executor for a store together. The function that it returns
-// closes it and everything that was made for it.
-func (c *configuration) executor(st *local.Store, verbose int, showsLogs bool) (*executor.Executor, func() error, error) {
+// closes it and everything that was made for it, and waits for a collection that is
+// running to end, unless ctx ends before.
+func (c *configuration) executor(ctx context.Context, st *local.Store, verbose int, showsLogs bool) (*executor.Executor, func() error, error) {
 	machine, err := c.machine(st)
 	if err != nil {
 		return nil, nil, err
@@ -35,13 +37,23 @@ func (c *configuration) executor(st *local.Store, verbose int, showsLogs bool) (
 	if err != nil {
 		return nil, nil, err
 	}
-	x := executor.New(st, machine, c.executorSettings(passOn, set, showsLogs))
+	settings := c.executorSettings(passOn, set, showsLogs)
+	auto := c.autoCollect(st, verbose)
+	if auto != nil {
+		settings.Use = auto.Use
+	}
+	x := executor.New(st, machine, settings)
 	return x, func() error {
 		err := x.Close()
 		if passOn != nil {
 			passOn.Close()
 		}
 		done()
+		if auto != nil {
+			// Many short builds would otherwise each begin one that never gets anywhere.
+			auto.Wait(ctx)
+			auto.Close()
+		}
 		return errors.Join(err, subs.Close(), machine.Launcher.Close())
 	}, nil
 }

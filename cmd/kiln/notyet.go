@@ -11,7 +11,6 @@ import (
 var notYet = []string{
 	"external-builders",
 	"sync-before-registering",
-	"min-free", "max-free",
 }
 
 // warnNotYet gives a warning for each setting that somebody gave and that does

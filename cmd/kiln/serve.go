@@ -85,7 +85,7 @@ type serviceListener struct {
 
 func serve(ctx context.Context, g *globals, flags *serveFlags) error {
 	return g.withStore(ctx, false, func(c *configuration, st *local.Store) (err error) {
-		x, closeExecutor, err := c.executor(st, g.verbose, true)
+		x, closeExecutor, err := c.executor(ctx, st, g.verbose, true)
 		if err != nil {
 			return err
 		}

@@ -34,7 +34,7 @@ func storeVerifyCommand(g *globals) *cobra.Command {
 					},
 				}
 				if repair {
-					x, closeExecutor, failed := conf.executor(st, g.verbose, false)
+					x, closeExecutor, failed := conf.executor(c.Context(), st, g.verbose, false)
 					if failed != nil {
 						return failed
 					}

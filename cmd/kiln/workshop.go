@@ -23,6 +23,7 @@ type workshop struct {
 	executor *executor.Executor
 	passOn   *hook.Pool // nil for none
 	subs     *substituters
+	auto     *gc.Auto // nil for none
 	report   func(gc.Problem)
 	close    func() error
 }
@@ -56,12 +57,16 @@ func openWorkshop(ctx context.Context, c *configuration, verbose int, report fun
 		return nil, errors.Join(err, machine.Launcher.Close())
 	}
 	x := executor.New(st, machine, c.executorSettings(passOn, set, false))
-	return &workshop{c: c, verbose: verbose, store: st, executor: x, passOn: passOn, subs: subs, report: report, close: func() error {
+	auto := c.autoCollect(st, verbose)
+	return &workshop{c: c, verbose: verbose, store: st, executor: x, passOn: passOn, subs: subs, auto: auto, report: report, close: func() error {
 		err := x.Close()
 		if passOn != nil {
 			passOn.Close()
 		}
 		done()
+		if auto != nil {
+			auto.Close()
+		}
 		return errors.Join(err, subs.Close(), machine.Launcher.Close(), st.Close())
 	}}, nil
 }
@@ -89,6 +94,9 @@ func (w *workshop) Builder(st *local.Store, s *conf.Settings, showsLogs bool) (n
 		return nil, nil, err
 	}
 	settings := own.executorSettings(passOn, set, showsLogs)
+	if w.auto != nil {
+		settings.Use = w.auto.Use
+	}
 	settings.Attempt.BuildDir = w.c.buildDir()
 	settings.LogCommand = "nix-store -l"
 	if s.ExperimentalFeatures.Has(conf.NixCommand) {

@@ -226,7 +226,7 @@ func TestNeededMeanwhile(t *testing.T) {
 	st, other := open(t, root), open(t, root)
 	bottom := add(t, st, "bottom")
 	var late []nix.StorePath
-	adding(t, st, func(add func(string, ...nix.StorePath) nix.StorePath) {
+	adding(t, st, func(add addFunc) {
 		for i := range 8 {
 			late = append(late, add("late"+strconv.Itoa(i), bottom))
 		}

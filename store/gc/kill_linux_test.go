@@ -61,7 +61,7 @@ func TestKilled(t *testing.T) {
 	seed := filepath.Join(dir, "seed")
 	st := open(t, seed)
 	var kept nix.StorePath
-	adding(t, st, func(add func(string, ...nix.StorePath) nix.StorePath) {
+	adding(t, st, func(add addFunc) {
 		kept = add("kept", add("needed"))
 		for i := range killed {
 			add("x" + strconv.Itoa(i))

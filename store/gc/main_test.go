@@ -75,13 +75,16 @@ func open(t testing.TB, root string, change ...func(*local.Options)) *local.Stor
 // add adds an object that is no temporary root of this process.
 func add(t testing.TB, st *local.Store, name string, refs ...nix.StorePath) (p nix.StorePath) {
 	t.Helper()
-	adding(t, st, func(add func(string, ...nix.StorePath) nix.StorePath) { p = add(name, refs...) })
+	adding(t, st, func(add addFunc) { p = add(name, refs...) })
 	return p
 }
 
+// addFunc adds an object.
+type addFunc func(name string, refs ...nix.StorePath) nix.StorePath
+
 // adding adds objects by another opening of the store, which takes its temporary
 // roots with it.
-func adding(t testing.TB, st *local.Store, f func(add func(name string, refs ...nix.StorePath) nix.StorePath)) {
+func adding(t testing.TB, st *local.Store, f func(add addFunc)) {
 	t.Helper()
 	opts := local.ChrootOptions(strings.TrimSuffix(st.RealDir(), "/nix/store"))
 	opts.FsyncMetadata = false

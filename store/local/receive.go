@@ -31,6 +31,9 @@ type received struct {
 // receive unpacks an archive into the temporary directory. The archive is also
 // written to the given hashes. Nothing is left after an error.
 func (s *Store) receive(ctx context.Context, r io.Reader, others ...hash.Hash) (*received, error) {
+	if f := s.onAdd.Load(); f != nil {
+		(*f)()
+	}
 	dir, name, err := s.room.open(ctx)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kilnbuild/kiln/internal/keylock"
 	"github.com/kilnbuild/kiln/nix"
@@ -40,6 +41,7 @@ type shared struct {
 	locks   keylock.Set[string] // by the name of the lock file
 	room    tempRoom
 	logs    compressor
+	onAdd   atomic.Pointer[func()]
 }
 
 var (
@@ -233,6 +235,10 @@ func (s *Store) RealPath(p nix.StorePath) string { return s.layout.store + "/" +
 // Hasher computes the output paths of derivations, those of the store being the
 // ones that inputs name.
 func (s *Store) Hasher() *aterm.Hasher { return s.hasher }
+
+// OnAdd has f called before each object that is added, in the goroutine that adds it:
+// perhaps room has to be made for it.
+func (s *Store) OnAdd(f func()) { s.onAdd.Store(&f) }
 
 // changes is called at the beginning of everything that changes the store.
 func (s *Store) changes() error {
