@@ -59,7 +59,14 @@ type Limits struct {
 	// Handshake is how long the client may take to say what it speaks, if conn has
 	// deadlines. Zero stands for DefaultHandshake.
 	Handshake time.Duration
+	// Stall is how long the client may take nothing of a reply before it is given up.
+	// Zero stands for DefaultStall.
+	Stall time.Duration
 }
+
+// DefaultStall is the default of Limits.Stall. Who copies from one daemon to another may
+// wait for a lock meanwhile, and a person may have stopped the client's program.
+const DefaultStall = time.Hour
 
 // DefaultHandshake is the default of Limits.Handshake: a client on a machine that is
 // busy, or at the other end of a slow connection, has it easy.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,11 +69,14 @@ func serveLegacy(ctx context.Context, conn io.ReadWriteCloser, cfg LegacyConfig)
 	if err := serve.AcceptHandshake(l.in, l.out, cfg.Version); err != nil {
 		return err
 	}
-	l.watched = make(chan struct{})
-	close(l.watched)
+	wait, interrupt := l.d.Wait, interruption(conn)
+	if interrupt != nil {
+		wait = l.d.WaitEnd
+	}
+	l.watcher = newWatcher(wait, interrupt)
 	defer func() {
 		conn.Close() // unblocks it
-		<-l.watched
+		l.watcher.stop()
 	}()
 	for {
 		if err := l.in.Wait(); err == io.EOF {
@@ -83,8 +87,6 @@ func serveLegacy(ctx context.Context, conn io.ReadWriteCloser, cfg LegacyConfig)
 		if err := l.command(ctx); err != nil {
 			return err
 		}
-		// Only one may read at a time.
-		<-l.watched
 	}
 }
 
@@ -102,7 +104,9 @@ func (l *legacy) command(all context.Context) error {
 	case *serve.ImportPaths:
 		err = l.importPaths(ctx)
 	default:
-		l.watch(all, cancel)
+		// That may be because everything ends, of which ctx need not know yet.
+		l.watcher.begin(func() { cancel(cmp.Or(context.Cause(all), ErrClientGone)) })
+		defer l.watcher.end()
 		err = l.carryOut(ctx, req)
 	}
 	if err != nil {

@@ -32,9 +32,8 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
 	if cfg.Limits.Log == 0 {
 		cfg.Limits.Log = DefaultLog
 	}
-	if cfg.Limits.Handshake == 0 {
-		cfg.Limits.Handshake = DefaultHandshake
-	}
+	cfg.Limits.Handshake = cmp.Or(cfg.Limits.Handshake, DefaultHandshake)
+	cfg.Limits.Stall = cmp.Or(cfg.Limits.Stall, DefaultStall)
 	return closing(ctx, conn, func() error { return converse(ctx, conn, cfg) })
 }
 
@@ -73,15 +72,21 @@ type session struct {
 	hasher  *aterm.Hasher
 	// verbosity is the highest level of messages that the client wants.
 	verbosity uint64
-	watched   chan struct{} // closed when nobody watches for the client's leaving
+	watcher   *watcher
 	idle      idling
 }
 
-func converse(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
+func converse(ctx context.Context, conn io.ReadWriteCloser, cfg Config) (err error) {
 	protocol := worker.Protocol{Dir: cfg.Store.Dir()}
 	s := &session{cfg: cfg, store: cfg.Store, builder: cfg.Builder, dir: protocol.Dir, verbosity: uint64(logline.Info)}
 	s.d = &worker.Decoder{Reader: wire.NewReader(conn, cfg.Limits.Wire), Protocol: protocol}
-	e := &worker.Encoder{Writer: wire.NewWriter(conn), Protocol: protocol}
+	out := newPacer(conn, cfg.Limits.Stall)
+	defer func() {
+		if out.stop() && err != nil {
+			err = errStalled
+		}
+	}()
+	e := &worker.Encoder{Writer: wire.NewWriter(out), Protocol: protocol}
 	s.hasher = aterm.NewHasher(s.dir, s.derivation, aterm.HasherOptions{})
 	s.newLog = func(r *nix.BuildRequest) requestLog {
 		k := s.newSink()
@@ -92,21 +97,24 @@ func converse(ctx context.Context, conn io.ReadWriteCloser, cfg Config) error {
 	if timed {
 		deadlines.SetDeadline(time.Now().Add(cfg.Limits.Handshake))
 	}
-	err := worker.AcceptHandshake(s.d, e, worker.Server{
+	err = worker.AcceptHandshake(s.d, e, worker.Server{
 		Version: worker.Newest, Features: worker.Features(), NixVersion: cfg.NixVersion, Trust: cfg.Trust,
 	})
 	if err != nil {
 		return err
 	}
-	s.out = newTunnel(e, cfg.Limits.Log)
-	s.watched = make(chan struct{})
-	close(s.watched)
+	wait, interrupt := s.d.Wait, interruption(conn)
+	if interrupt != nil {
+		wait = s.d.WaitEnd
+	}
+	s.watcher = newWatcher(wait, interrupt)
+	s.out = newTunnel(e, cfg.Limits.Log, out.owe, s.watcher.leave)
 	var drained sync.WaitGroup
 	ended := make(chan struct{})
 	defer func() {
 		conn.Close() // unblocks both
 		s.out.stop()
-		<-s.watched
+		s.watcher.stop()
 		close(ended)
 		drained.Wait()
 	}()
@@ -211,7 +219,9 @@ func (s *session) one(ctx context.Context) error {
 	defer cancel(nil)
 	b := s.body(req)
 	if b == nil {
-		s.watch(all, cancel)
+		// That may be because everything ends, of which ctx need not know yet.
+		s.watcher.begin(func() { cancel(cmp.Or(context.Cause(all), ErrClientGone)) })
+		defer s.watcher.end()
 	}
 	r, err := s.carryOut(ctx, req, b)
 	if err != nil {
@@ -235,24 +245,7 @@ func (s *session) one(ctx context.Context) error {
 	if !s.idle.end() {
 		return errDrained
 	}
-	// Only one may read at a time.
-	<-s.watched
 	return nil
-}
-
-// watch notices that the client leaves, and calls cancel. all is what ends with the
-// connection. The client has nothing to say until it has its reply, unless it does not
-// wait for that: then there is something to read.
-func (s *session) watch(all context.Context, cancel context.CancelCauseFunc) {
-	watched := make(chan struct{})
-	s.watched = watched
-	go func() {
-		defer close(watched)
-		if s.d.Wait() != nil {
-			// That may be because everything ends, of which ctx need not know yet.
-			cancel(cmp.Or(context.Cause(all), ErrClientGone))
-		}
-	}()
 }
 
 // refuse tells the client of an error. It returns those that end the connection.

@@ -15,7 +15,9 @@ import (
 // and at no other time; replies and errors end that. Nobody waits for a slow client
 // but who carries out its request: messages wait in a queue that has a limit.
 type tunnel struct {
-	sending sync.Mutex // for what is written: it may block as long as the client likes
+	owe     func() (done func()) // says that what is sent belongs to a reply
+	gone    func()               // is told that nothing can be sent any more
+	sending sync.Mutex           // for what is written: it may block as long as the client likes
 	e       *worker.Encoder
 
 	mu      sync.Mutex // for what is below: it never blocks for long
@@ -46,8 +48,8 @@ func (m *message) size() int {
 	return n
 }
 
-func newTunnel(e *worker.Encoder, limit int) *tunnel {
-	t := &tunnel{e: e, limit: limit, working: true, ended: make(chan struct{})}
+func newTunnel(e *worker.Encoder, limit int, owe func() func(), gone func()) *tunnel {
+	t := &tunnel{owe: owe, gone: gone, e: e, limit: limit, working: true, ended: make(chan struct{})}
 	t.wake.L = &t.mu
 	go t.pass()
 	return t
@@ -104,8 +106,11 @@ func (t *tunnel) pass() {
 		}
 		t.sending.Lock()
 		t.send()
-		t.e.Flush()
+		err := t.e.Flush()
 		t.sending.Unlock()
+		if err != nil {
+			t.gone()
+		}
 	}
 }
 
@@ -132,6 +137,7 @@ func (t *tunnel) finish(last func() error) error {
 	t.mu.Lock()
 	t.working = false
 	t.mu.Unlock()
+	defer t.owe()()
 	t.sending.Lock()
 	defer t.sending.Unlock()
 	t.send()
@@ -162,6 +168,7 @@ func (t *tunnel) fail(err error) error {
 
 // ask has the client send a string of at most n bytes, before anything else.
 func (t *tunnel) ask(n int) error {
+	defer t.owe()()
 	t.sending.Lock()
 	defer t.sending.Unlock()
 	return t.e.AskForData(n)
@@ -169,6 +176,7 @@ func (t *tunnel) ask(n int) error {
 
 // data sends a part of what the client has asked for while its request is carried out.
 func (t *tunnel) data(p []byte) error {
+	defer t.owe()()
 	t.sending.Lock()
 	defer t.sending.Unlock()
 	return t.e.Data(p)

@@ -85,6 +85,17 @@ func (r *Reader) Wait() error {
 	return err
 }
 
+// WaitEnd blocks until the stream ends, and takes nothing. It returns io.EOF then, or nil when
+// so much has come before that that no more can be kept.
+func (r *Reader) WaitEnd() error {
+	for r.err == nil && r.br.Buffered() < r.br.Size() {
+		if _, err := r.br.Peek(r.br.Buffered() + 1); err != nil {
+			return err
+		}
+	}
+	return r.err
+}
+
 // Read reads bytes that are no part of a message of this package, as archives.
 func (r *Reader) Read(p []byte) (int, error) {
 	if r.err != nil {
