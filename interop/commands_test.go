@@ -333,3 +333,57 @@ func TestBadDerivationFiles(t *testing.T) {
 		t.Errorf("bad derivations changed the store:\n%s", d)
 	}
 }
+
+// TestRepair damages an output, a text that cannot be built, and removes another output:
+// `kiln store verify` names each, builds again what it can, and says what it could not.
+// Then it keeps logs for as long as it is told to.
+func TestRepair(t *testing.T) {
+	needs(t)
+	scene := newScene(t)
+	kiln := newSide(t, "kiln", "store", scene, takeLane(t))
+	drv := instantiateText(t, scene, kiln.store, `script "two" { outputs = [ "out" "extra" ]; } "echo building; echo first > $out; echo second > $extra"`)
+	must(t, kiln.build(t, nil, nil, target{drv: drv}))
+	outputs := derivationOutputs(t, kiln.store+drv)
+	text := must(t, kilnCommand(t, scene, kiln.store, "store", "add", write(t, scene.Path("text"), "a text")))[0]
+	verify := func(exit int, flags []string, want ...string) {
+		t.Helper()
+		words := append([]string{"store", "verify", "--check-contents"}, append(flags, kiln.options(t, nil)...)...)
+		o := run(t, kilnCommand(t, scene, kiln.store, words...))
+		if o.exit != exit {
+			t.Errorf("%v: exit %d, want %d\n%s", flags, o.exit, exit, o.stderr)
+		}
+		for _, part := range want {
+			if !strings.Contains(o.stderr, part) {
+				t.Errorf("%v: '%s' is not in\n%s", flags, part, o.stderr)
+			}
+		}
+	}
+	verify(0, nil)
+	damage(t, kiln.store+text)
+	damage(t, kiln.store+outputs[0])
+	if err := os.Remove(kiln.store + outputs[1]); err != nil {
+		t.Fatal(err)
+	}
+	wrong := []string{"'" + outputs[0] + "' was modified", "'" + outputs[1] + "' disappeared", "'" + text + "' was modified"}
+	verify(1, nil, append(wrong, "3 problems")...)
+	verify(1, []string{"--repair"}, "repairing '"+outputs[0]+"'", "'"+text+"' was modified", "copy it from elsewhere", "1 problems")
+	verify(1, nil, "'"+text+"' was modified", "1 problems")
+	must(t, kilnCommand(t, scene, kiln.store, "gc", text))
+	verify(0, nil)
+
+	log := func() int { return run(t, kilnCommand(t, scene, kiln.store, "log", drv)).exit }
+	gc := func(want string, words ...string) {
+		t.Helper()
+		if got := must(t, kilnCommand(t, scene, kiln.store, append([]string{"--quiet", "gc", "--max-freed", "0"}, words...)...)); got[0] != want {
+			t.Errorf("gc %v: %q, want %q", words, got, want)
+		}
+	}
+	gc("0 build logs deleted, 0.00 MiB freed", "--logs-older-than", "1d")
+	if log() != 0 {
+		t.Error("a new log has gone")
+	}
+	gc("1 build logs deleted, 0.00 MiB freed", "--logs-older-than", "0d")
+	if log() == 0 {
+		t.Error("an old log is there")
+	}
+}

@@ -215,3 +215,51 @@ func BenchmarkLog(b *testing.B) {
 		})
 	}
 }
+
+// Old logs go, in whatever form, and none that is being written.
+func TestRemoveLogs(t *testing.T) {
+	o := options(t, tempDir(t))
+	s := open(t, o)
+	drv := func(digit string) nix.StorePath { return nix.StorePath(strings.Repeat(digit, 32) + "-x.drv") }
+	for _, digit := range []string{"1", "2"} {
+		writeLog(t, s, drv(digit), "a log")
+	}
+	o.CompressLogs = false
+	plain := open(t, o)
+	writeLog(t, plain, drv("4"), "a log")
+	running, err := plain.CreateLog(drv("5"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil { // so that all that is to be compressed is
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-48 * time.Hour)
+	logs := func() map[string]bool {
+		found := make(map[string]bool)
+		for _, d := range []string{"11", "22", "44", "55"} {
+			for _, name := range names(t, filepath.Join(o.LogDir, "drvs", d)) {
+				found[d+name[:1]+filepath.Ext(name)] = true
+				if d != "22" {
+					if err := os.Chtimes(filepath.Join(o.LogDir, "drvs", d, name), old, old); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		return found
+	}
+	if found := logs(); len(found) != 4 || !found["111.bz2"] || !found["444.drv"] {
+		t.Fatalf("logs: %v", found)
+	}
+	n, bytes, err := plain.RemoveLogs(t.Context(), time.Now().Add(-24*time.Hour))
+	if n != 2 || bytes == 0 || err != nil {
+		t.Errorf("%d logs and %d bytes were removed, %v", n, bytes, err)
+	}
+	if found := logs(); len(found) != 2 || !found["222.bz2"] || !found["555.drv"] {
+		t.Errorf("left: %v", found)
+	}
+	if err := running.Close(); err != nil {
+		t.Error(err)
+	}
+}

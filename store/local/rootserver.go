@@ -98,25 +98,36 @@ func (s *rootServer) accept() {
 	}
 }
 
-// listen serves one connection.
+// listen serves one connection, and tells once of what is not understood there.
 func (s *rootServer) listen(conn net.Conn) {
+	opts := &s.collection.store.opts
+	if err := hearRoots(conn, opts.StoreDir, s.collection.shelf.root); err != nil && !errors.Is(err, net.ErrClosed) {
+		opts.Warn(fmt.Errorf("somebody told the collector of a root: %w", err))
+	}
+}
+
+// hearRoots reads lines with store paths, and answers each with a "1" when root has
+// returned: those that are no store paths as well, as Nix does. A line that is too long
+// is the end. The error is the first that is about what was read.
+func hearRoots(conn io.ReadWriter, dir nix.StoreDir, root func(nix.StorePath)) (first error) {
 	lines := bufio.NewReaderSize(conn, maxRootLine)
 	for {
 		line, err := lines.ReadSlice('\n')
 		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && len(line) > 0 {
-				s.collection.store.opts.Warn(fmt.Errorf("somebody told the collector of a root that is no line: %w", err))
+			if len(line) > 0 && first == nil && !errors.Is(err, io.EOF) {
+				first = fmt.Errorf("read a line: %w", err)
 			}
-			return
+			return first
 		}
-		text := strings.TrimSuffix(string(line), "\n")
-		if p, err := s.collection.store.opts.StoreDir.Parse(text); err != nil {
-			s.collection.store.opts.Warn(fmt.Errorf("somebody told the collector of a root: %w", err))
-		} else {
-			s.collection.shelf.root(p)
+		p, err := dir.Parse(strings.TrimSuffix(string(line), "\n"))
+		switch {
+		case err == nil:
+			root(p)
+		case first == nil:
+			first = err
 		}
 		if _, err := conn.Write([]byte{'1'}); err != nil {
-			return
+			return first
 		}
 	}
 }

@@ -92,21 +92,28 @@ func (s *Store) readTempRootFile(name string) ([]nix.StorePath, error) {
 	if len(data) > maxTempRoots {
 		return nil, fmt.Errorf("it has more than %d bytes", maxTempRoots)
 	}
-	return s.parseTempRoots(name, data), nil
+	paths, bad, why := parseTempRoots(s.opts.StoreDir, data)
+	if bad > 0 {
+		s.opts.Warn(fmt.Errorf("%d temporary roots in '%s' are none, the first of them since: %w", bad, name, why))
+	}
+	return paths, nil
 }
 
-// parseTempRoots reads the records of a file, each of which ends with a NUL. The
-// last one may be on its way.
-func (s *Store) parseTempRoots(name string, data []byte) (paths []nix.StorePath) {
+// parseTempRoots reads the records of a file, each of which ends with a NUL. The last
+// one may be on its way. Of those that are no store paths it gives the number, and what
+// is wrong with the first.
+func parseTempRoots(dir nix.StoreDir, data []byte) (paths []nix.StorePath, bad int, why error) {
 	for {
 		record, rest, complete := bytes.Cut(data, []byte{0})
 		if !complete {
-			return paths
+			return paths, bad, why
 		}
 		data = rest
-		p, err := s.opts.StoreDir.Parse(string(record))
+		p, err := dir.Parse(string(record))
 		if err != nil {
-			s.opts.Warn(fmt.Errorf("a temporary root in '%s': %w", name, err))
+			if bad++; bad == 1 {
+				why = err
+			}
 			continue
 		}
 		paths = append(paths, p)
