@@ -12,6 +12,7 @@ var clientGroups = []struct {
 	{name: "builds", rows: buildRows},
 	{name: "objects", rows: objectRows},
 	{name: "garbage", rows: garbageRows},
+	{name: "far", kind: worldKind{far: true}, rows: farRows},
 	{name: "strangers", kind: worldKind{strangers: true}, rows: strangerRows},
 	{name: "profiles", kind: worldKind{placed: true}, rows: profileRows},
 }
@@ -335,13 +336,13 @@ var objectRows = []clientRow{
 		want: "hello dep ",
 	},
 	{
-		name: "nix copy to a cache", often: true,
+		name: "nix copy to a cache",
 		script: `nix copy --to "file://$W/cache?compression=none" $out $doc; cat $W/cache/*.narinfo | grep -E "^(StorePath|NarHash|References|Deriver)" | sort
 			nix path-info --store "file://$W/cache" -r $out`,
 		want: "StorePath: ",
 	},
 	{
-		name: "nix copy from a cache", often: true,
+		name: "nix copy from a cache",
 		script: `nix-store --delete $out $doc >/dev/null 2>&1; nix copy --from "file://$W/cache" $out 2>said && echo copied || echo exit $?; grep -o "lacks a signature by a trusted key" said | head -n 1
 			nix copy --no-check-sigs --from "file://$W/cache" $out; cat $S$out; nix path-info --json $out >json; ` + withoutTimes + ` json`,
 		want: "lacks a ",
@@ -504,7 +505,7 @@ var profileRows = []clientRow{
 		want:   "tool 2.0",
 	},
 	{
-		name: "nix profile install", often: true,
+		name:   "nix profile install",
 		script: `nix profile install --profile "$W/new" path:$W/flake#tool 2>/dev/null; new/bin/tool; nix profile list --profile "$W/new"; nix profile install --profile "$W/new" $(nix-build clients.nix -A other --no-out-link); cat new/share/other; readlink new`,
 		want:   "tool 1.0",
 	},

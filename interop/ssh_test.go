@@ -42,6 +42,21 @@ func leaveRoot(namespace string, words []string) error {
 	return syscall.Exec(program, words, os.Environ())
 }
 
+// outsideSSH writes, into the scene's directory "outside", a program that is ssh for those
+// whose own root directory has none.
+func outsideSSH(t *testing.T, scene *testenv.Scene) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The namespace of this process; the room sees the same processes.
+	text := fmt.Sprintf("#!/bin/sh\nPATH=%s %s=/proc/%d/ns/mnt exec %s \"$@\"\n", os.Getenv("PATH"), outsideRoot, os.Getpid(), visible(t, self))
+	if err := os.WriteFile(filepath.Join(scene.Mkdir("outside"), "ssh"), []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestSSH copies and builds by a real sshd with kiln at one end and real Nix at the other,
 // in both protocols.
 func TestSSH(t *testing.T) {
@@ -91,15 +106,7 @@ func testSSH(t *testing.T, r *release) {
 		sshd.Program(t, scene, "real-"+name, nil, real...)
 	}
 	if r.room != "" {
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		// The namespace of this process; the room sees the same processes.
-		text := fmt.Sprintf("#!/bin/sh\nPATH=%s %s=/proc/%d/ns/mnt exec %s \"$@\"\n", os.Getenv("PATH"), outsideRoot, os.Getpid(), visible(t, self))
-		if err := os.WriteFile(filepath.Join(scene.Mkdir("outside"), "ssh"), []byte(text), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		outsideSSH(t, scene)
 	}
 	env := []string{"NIX_SSHOPTS=-i " + sshd.Key + " -p " + fmt.Sprint(sshd.Port) + " " + sshd.Options + " " + sshd.Shared}
 	nix := func(words ...string) *exec.Cmd {

@@ -36,6 +36,7 @@ type world struct {
 type worldKind struct {
 	placed    bool // the store is where its paths say, and not below a root directory
 	strangers bool // clients are not trusted
+	far       bool // the daemon is another machine's, and clients have a store of their own
 }
 
 // newWorld prepares a world without a daemon.
@@ -45,6 +46,9 @@ func newWorld(t *testing.T, id string, client *release, user int, kind worldKind
 	w := &world{service: newService(t, scene), user: user, work: scene.Mkdir("work"), worldKind: kind}
 	w.service.release = client
 	w.remote = "unix://" + w.socket + "?root=" + w.root
+	if w.far {
+		w.remote = "local?root=" + w.own()
+	}
 	if w.placed {
 		w.env, w.remote = []string{"NIX_STORE_DIR=" + scene.Path("store")}, "daemon"
 		w.socket = scene.Path("state", "daemon-socket", "socket")
@@ -124,10 +128,13 @@ func (w *world) furnish(id string) {
 		"NIX_CONFIG=extra-experimental-features = nix-command flakes ca-derivations\nflake-registry = "+filepath.Join(w.work, "registry.json"))
 }
 
-// prefix is what stands before a store path in the name of its file.
+// prefix is what stands before a store path in the name of a file that clients see.
 func (w *world) prefix() string {
-	if w.placed {
+	switch {
+	case w.placed:
 		return ""
+	case w.far:
+		return w.own()
 	}
 	return w.root
 }
@@ -164,9 +171,26 @@ func (w *world) settings() map[string]string {
 	return settings
 }
 
+// config is settings as nix.conf has them.
+func (w *world) config() string {
+	var config strings.Builder
+	for name, value := range w.settings() {
+		fmt.Fprintf(&config, "%s = %s\n", name, value)
+	}
+	return config.String()
+}
+
 // startKiln has kiln be the daemon.
 func (w *world) startKiln() {
 	w.t.Helper()
+	if w.far {
+		as := filepath.Join(w.scene.Mkdir("as"), "nix-daemon")
+		if err := os.Symlink(testenv.Kiln(w.t), as); err != nil {
+			w.t.Fatal(err)
+		}
+		w.answerSSH(as)
+		return
+	}
 	words := []string{visible(w.t, testenv.Kiln(w.t)), "daemon", "--option", "fsync-store-paths", "false"}
 	if !w.placed {
 		words = append(words, "--store", w.root)
@@ -184,16 +208,16 @@ func (w *world) startKiln() {
 func (w *world) startNix(r *release) {
 	t := w.t
 	t.Helper()
-	var config strings.Builder
-	for name, value := range w.settings() {
-		fmt.Fprintf(&config, "%s = %s\n", name, value)
-	}
 	cmd := w.give(r.command(w.scene, "nix-daemon"))
+	if w.far {
+		w.answerSSH(append([]string{cmd.Path}, cmd.Args[1:]...)...)
+		return
+	}
 	store := "local"
 	if !w.placed {
 		store += "?root=" + w.root
 	}
-	cmd.Env = append(cmd.Env, "NIX_CONFIG="+config.String(), "NIX_REMOTE="+store, "NIX_DAEMON_SOCKET_PATH="+w.socket)
+	cmd.Env = append(cmd.Env, "NIX_CONFIG="+w.config(), "NIX_REMOTE="+store, "NIX_DAEMON_SOCKET_PATH="+w.socket)
 	if w.placed {
 		cmd.Env = append(cmd.Env, "NIX_STORE_DIR="+w.scene.Path("store"))
 	}
