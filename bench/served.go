@@ -293,6 +293,12 @@ func queries(b *bench, n int) (*errand, error) {
 				return err
 			}
 			defer c.Close()
+			rw, done, err := direct(c.Conn.(*net.UnixConn))
+			if err != nil {
+				return err
+			}
+			defer done()
+			c.d.Reader, c.e.Writer = wire.NewReader(rw, wire.Limits{}), wire.NewWriter(rw)
 			err = c.query(paths)
 			look()
 			return err
