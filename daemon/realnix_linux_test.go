@@ -70,6 +70,7 @@ func listen(t *testing.T, socket string, cfg Config) {
 				return
 			}
 			all.Go(func() {
+				conn := recording(t, conn)
 				if err := Serve(ctx, conn, cfg); err != nil && ctx.Err() == nil {
 					t.Errorf("serve: %v", err)
 				}
@@ -81,6 +82,54 @@ func listen(t *testing.T, socket string, cfg Config) {
 		cancel()
 		all.Wait()
 	})
+}
+
+// recordTo is a directory for what real clients and the daemon say to each other, in this
+// test: wire/worker/testdata has some of it.
+const recordTo = "KILN_RECORD"
+
+// recording gives the connection, or one that is recorded, in a file for each direction.
+func recording(t *testing.T, conn net.Conn) net.Conn {
+	dir := os.Getenv(recordTo)
+	if dir == "" {
+		return conn
+	}
+	r := &recorded{Conn: conn}
+	name := strings.ReplaceAll(t.Name(), "/", "-")
+	for _, f := range []struct {
+		to  **os.File
+		end string
+	}{{&r.client, "client"}, {&r.server, "server"}} {
+		var err error
+		if *f.to, err = os.CreateTemp(dir, name+"-*."+f.end); err != nil {
+			t.Error(err)
+		}
+	}
+	// They belong together.
+	os.Rename(r.server.Name(), strings.TrimSuffix(r.client.Name(), "client")+"server")
+	return r
+}
+
+// A recorded connection writes down what goes through it.
+type recorded struct {
+	net.Conn
+	client, server *os.File
+}
+
+func (r *recorded) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	r.client.Write(p[:n])
+	return n, err
+}
+
+func (r *recorded) Write(p []byte) (int, error) {
+	n, err := r.Conn.Write(p)
+	r.server.Write(p[:n])
+	return n, err
+}
+
+func (r *recorded) Close() error {
+	return errors.Join(r.Conn.Close(), r.client.Close(), r.server.Close())
 }
 
 // clients are the real Nix of PATH, and where root can have it a newer one. The

@@ -533,6 +533,14 @@ func FuzzServe(f *testing.F) {
 	b := buildFunc(func(_ context.Context, req *nix.BuildRequest) ([]nix.BuildResult, error) {
 		return make([]nix.BuildResult, len(req.Paths)), nil
 	})
+	for _, said := range sessions(f) {
+		minor := said[8]
+		behind := 32
+		if minor >= 38 {
+			behind += 8 // features
+		}
+		f.Add(minor, said[behind:])
+	}
 	f.Fuzz(func(t *testing.T, minor uint8, data []byte) {
 		var hello bytes.Buffer
 		for _, n := range []uint64{0x6e697863, 1<<8 | uint64(minor)} {

@@ -22,6 +22,9 @@ func FuzzHandshake(f *testing.F) {
 			e.Uint64(0)
 		}))
 	}
+	for _, s := range sessions(f) {
+		f.Add(s.client)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d, e := decoder(Protocol{}, bytes.NewReader(data)), encoder(Protocol{}, io.Discard)
 		if err := AcceptHandshake(d, e, Server{Version: Newest, Features: Features()}); err == nil && (d.Version < Oldest || d.Version > Newest) {
@@ -37,6 +40,15 @@ func FuzzRequest(f *testing.F) {
 		for _, r := range requests(f, p) {
 			f.Add(uint8(i), encoded(f, p, func(e *Encoder) { WriteRequest(e, r) }))
 		}
+	}
+	for _, s := range sessions(f) {
+		s.requests(f, func(p Protocol, r Request) {
+			for i, other := range protocols() {
+				if other.Version == p.Version {
+					f.Add(uint8(i), encoded(f, p, func(e *Encoder) { WriteRequest(e, r) }))
+				}
+			}
+		})
 	}
 	f.Fuzz(func(t *testing.T, which uint8, data []byte) {
 		all := protocols()
@@ -63,6 +75,10 @@ func FuzzMessages(f *testing.F) {
 			e.Error(&Error{Message: "no", Traces: []string{"while"}})
 		}))
 	}
+	for _, s := range sessions(f) {
+		_, server := s.afterHandshake()
+		f.Add(true, server)
+	}
 	f.Fuzz(func(t *testing.T, newest bool, data []byte) {
 		p := Protocol{Dir: nix.DefaultStoreDir, Version: Oldest}
 		if newest {
@@ -79,6 +95,10 @@ func FuzzReplies(f *testing.F) {
 		}))
 	}
 	f.Add(encoded(f, Protocol{Dir: nix.DefaultStoreDir}, func(e *Encoder) { e.PathInfo(info()) }))
+	for _, s := range sessions(f) {
+		_, server := s.afterHandshake()
+		f.Add(server[min(8, len(server)):])
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, p := range protocols() {
 			for _, read := range []func(*Decoder){
