@@ -411,7 +411,7 @@ func (c *Cache) archive(ctx context.Context, i *narinfo.Info, w io.Writer) error
 		return err
 	}
 	defer packed.Close()
-	unpacked, err := decompress(i.Compression, packed)
+	unpacked, err := unpack(ctx, i, packed)
 	if err != nil {
 		return fmt.Errorf("unpack '%s': %w", i.URL, err)
 	}
@@ -431,6 +431,16 @@ func (c *Cache) archive(ctx context.Context, i *narinfo.Info, w io.Writer) error
 		return fmt.Errorf("the archive has the hash %s, not %s", got, i.NARHash)
 	}
 	return nil
+}
+
+// unpack gives the archive of what was downloaded.
+func unpack(ctx context.Context, i *narinfo.Info, packed io.Reader) (io.ReadCloser, error) {
+	if i.Compression == "xz" && i.FileSize >= xzWorthwhile {
+		if unpacked, err := readXZ(ctx, packed); err == nil {
+			return unpacked, nil
+		}
+	}
+	return decompress(i.Compression, packed)
 }
 
 // cancellable fails when its context has ended.

@@ -4,12 +4,9 @@ import (
 	"bufio"
 	"compress/bzip2"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os/exec"
 	"runtime"
-	"strconv"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/gzip"
@@ -67,8 +64,8 @@ func (c compressor) check() error {
 	case "none", "zstd", "gzip", "br":
 		return nil
 	case "xz":
-		if _, err := exec.LookPath("xz"); err != nil {
-			return errors.New("compression 'xz' needs the program xz, which is not installed; use 'zstd'")
+		if path, _ := xzProgram(); path == "" {
+			return errNoXZ
 		}
 		return nil
 	}
@@ -81,7 +78,7 @@ func (c compressor) writer(ctx context.Context, w io.Writer) (io.WriteCloser, er
 	case "none":
 		return nopCloser{w}, nil
 	case "xz":
-		return c.xz(ctx, w)
+		return c.writeXZ(ctx, w)
 	case "zstd":
 		level := zstd.SpeedDefault
 		if c.level >= 0 {
@@ -107,42 +104,3 @@ func (c compressor) writer(ctx context.Context, w io.Writer) (io.WriteCloser, er
 type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }
-
-// xz has the program do it: there is no fast way in this language. The blocks are
-// such that readers can use several processors.
-func (c compressor) xz(ctx context.Context, w io.Writer) (io.WriteCloser, error) {
-	const block = 24 << 20 // bytes
-	words := []string{"--compress", "--stdout", "--format=xz", "--block-size=" + strconv.Itoa(block), "--threads=1"}
-	if c.parallel {
-		words[len(words)-1] = "--threads=0"
-	}
-	if c.level >= 0 {
-		words = append(words, "-"+strconv.Itoa(min(c.level, 9)))
-	}
-	cmd := exec.CommandContext(ctx, "xz", words...)
-	cmd.Stdout = w
-	in, err := cmd.StdinPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("start xz: %w", err)
-	}
-	return &xzWriter{in: bufio.NewWriterSize(in, 64<<10), pipe: in, cmd: cmd}, nil
-}
-
-type xzWriter struct {
-	in   *bufio.Writer
-	pipe io.Closer
-	cmd  *exec.Cmd
-}
-
-func (x *xzWriter) Write(p []byte) (int, error) { return x.in.Write(p) }
-
-func (x *xzWriter) Close() error {
-	err := errors.Join(x.in.Flush(), x.pipe.Close())
-	if failed := x.cmd.Wait(); failed != nil {
-		err = fmt.Errorf("compress by xz: %w", failed)
-	}
-	return err
-}
