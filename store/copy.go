@@ -270,6 +270,14 @@ func (m *meter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// read writes the archive of an object of which the source has told.
+func (c *copier) read(ctx context.Context, info *nix.PathInfo, w io.Writer) error {
+	if from, ok := c.from.(KnownSource); ok {
+		return from.KnownNAR(ctx, info, w)
+	}
+	return c.from.NAR(ctx, info.Path, w)
+}
+
 // addMany has a target take all objects in one go.
 func (c *copier) addMany(ctx context.Context, to BatchSink, infos []*nix.PathInfo) error {
 	current := -1
@@ -280,7 +288,7 @@ func (c *copier) addMany(ctx context.Context, to BatchSink, infos []*nix.PathInf
 		}
 		current = i
 		end := &stoppable{w: w}
-		err := c.from.NAR(ctx, infos[i].Path, c.begin(infos[i], end))
+		err := c.read(ctx, infos[i], c.begin(infos[i], end))
 		if err != nil && !end.failed.Load() {
 			unread = err
 		}
@@ -377,7 +385,7 @@ func (c *copier) one(ctx context.Context, info *nix.PathInfo) (err error) {
 	read := make(chan error, 1)
 	go func() {
 		buffered := bufio.NewWriterSize(end, pipeSize)
-		err := c.from.NAR(reading, info.Path, c.begin(info, buffered))
+		err := c.read(reading, info, c.begin(info, buffered))
 		if err == nil {
 			err = buffered.Flush()
 		}

@@ -22,6 +22,14 @@ type Source interface {
 	NAR(ctx context.Context, p nix.StorePath, w io.Writer) error
 }
 
+// A KnownSource reads objects that it has told of faster than others.
+type KnownSource interface {
+	// KnownNAR is Source.NAR for an object that PathInfo, or PathInfos, has told of: it is
+	// not looked up once more. For one that has gone since then, any error may come, or an
+	// archive that is not that of info.
+	KnownNAR(ctx context.Context, info *nix.PathInfo, w io.Writer) error
+}
+
 // A Sink takes store objects. It is safe for concurrent use.
 type Sink interface {
 	// Add makes the object of info valid with the archive that nar gives. It

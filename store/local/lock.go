@@ -24,8 +24,19 @@ type PathLocks struct {
 
 // Release gives the locks back. Further calls do nothing.
 func (l *PathLocks) Release() {
+	if len(l.locks) == 0 {
+		return
+	}
+	st, names := l.locks[0].store, make([]string, 0, len(l.locks))
 	for _, lock := range slices.Backward(l.locks) {
-		lock.release()
+		lock.remove()
+		names = append(names, lock.name)
+	}
+	if err := st.journal.done(transientLock, names...); err != nil {
+		st.opts.Warn(err)
+	}
+	for _, lock := range slices.Backward(l.locks) {
+		lock.unlock()
 	}
 	l.locks = nil
 }
@@ -68,6 +79,31 @@ func (s *Store) LockPaths(ctx context.Context, paths []nix.StorePath, onWait fun
 		held.locks = append(held.locks, l)
 	}
 	return held, nil
+}
+
+// tryLock takes one lock, which is noted in the session, if nobody has it, and gives nil
+// otherwise. What is noted stays so.
+func (s *Store) tryLock(name string) (*pathLock, error) {
+	unlock, ok := s.locks.TryLock(name)
+	if !ok {
+		return nil, nil
+	}
+	f, err := openLock(name)
+	if err != nil {
+		unlock()
+		return nil, explain(err)
+	}
+	got, err := tryFlock(f, lockExclusive)
+	if got {
+		got, err = isLinked(f)
+	}
+	if err != nil || !got {
+		// Who holds it removes the file.
+		f.Close()
+		unlock()
+		return nil, err
+	}
+	return &pathLock{store: s, name: name, file: f, unlock: unlock, noted: true}, nil
 }
 
 // lock takes one lock.
@@ -124,6 +160,12 @@ func (s *Store) lock(ctx context.Context, name string, onWait func(string)) (*pa
 // release removes the lock file and gives the lock back. Those who have opened
 // the file meanwhile learn from what is in it that it is not the lock any more.
 func (l *pathLock) release() {
+	l.remove()
+	l.forget()
+}
+
+// remove is release up to where the process forgets the lock.
+func (l *pathLock) remove() {
 	if err := os.Remove(l.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		l.store.opts.Warn(fmt.Errorf("release lock: %w", err))
 	}
@@ -131,7 +173,6 @@ func (l *pathLock) release() {
 		l.store.opts.Warn(fmt.Errorf("release lock: %w", err))
 	}
 	l.file.Close()
-	l.forget()
 }
 
 func (l *pathLock) forget() {

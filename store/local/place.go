@@ -49,7 +49,17 @@ func (s *Store) placePath(ctx context.Context, from string, p nix.StorePath) err
 
 // place moves the entry name of dir into the place of p.
 func (s *Store) place(ctx context.Context, dir int, name string, p nix.StorePath) error {
-	err := s.move(ctx, dir, name, p)
+	into, _, err := dirfd.OpenParent(s.RealPath(p))
+	if err != nil {
+		return fmt.Errorf("move '%s' into the store: %w", s.opts.StoreDir.Join(p), explain(err))
+	}
+	defer dirfd.Close(into)
+	return s.placeIn(ctx, dir, name, into, p)
+}
+
+// placeIn is place with the store directory, which is open as into.
+func (s *Store) placeIn(ctx context.Context, dir int, name string, into int, p nix.StorePath) error {
+	err := s.move(ctx, dir, name, into, string(p))
 	if isCrossDevice(err) {
 		err = fmt.Errorf("%w: it has to be on the file system of the store", err)
 	}
@@ -59,13 +69,7 @@ func (s *Store) place(ctx context.Context, dir int, name string, p nix.StorePath
 	return nil
 }
 
-func (s *Store) move(ctx context.Context, dir int, name string, p nix.StorePath) error {
-	into, final, err := dirfd.OpenParent(s.RealPath(p))
-	if err != nil {
-		return err
-	}
-	defer dirfd.Close(into)
-
+func (s *Store) move(ctx context.Context, dir int, name string, into int, final string) error {
 	var before, after dirfd.Stat
 	if err := dirfd.StatAt(dir, name, &before); err != nil {
 		return err

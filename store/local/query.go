@@ -243,7 +243,12 @@ func (s *Store) NAR(ctx context.Context, p nix.StorePath, w io.Writer) error {
 	if err := s.mustBeValid(ctx, p); err != nil {
 		return err
 	}
-	_, err := nar.Dump(cancellableWriter{ctx, w}, s.RealPath(p), nar.DumpOptions{Name: s.opts.StoreDir.Join(p)})
+	return s.KnownNAR(ctx, &nix.PathInfo{Path: p}, w)
+}
+
+// KnownNAR implements store.KnownSource.
+func (s *Store) KnownNAR(ctx context.Context, info *nix.PathInfo, w io.Writer) error {
+	_, err := nar.Dump(cancellableWriter{ctx, w}, s.RealPath(info.Path), nar.DumpOptions{Name: s.opts.StoreDir.Join(info.Path)})
 	return err
 }
 

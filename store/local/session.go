@@ -79,28 +79,36 @@ func (j *journal) init(s *Store) {
 	j.store, j.live = s, make(map[transient]int64)
 }
 
-func (j *journal) note(kind Transient, path string) error {
+func (j *journal) note(kind Transient, paths ...string) error {
 	if err := j.store.changes(); err != nil {
 		return err
 	}
-	t := transient{kind, path}
-	if err := j.acceptable(t); err != nil {
-		return fmt.Errorf("note '%s' in the session: %w", path, err)
+	for _, path := range paths {
+		if err := j.acceptable(transient{kind, path}); err != nil {
+			return fmt.Errorf("note '%s' in the session: %w", path, err)
+		}
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.ended {
 		return errClosed
 	}
-	if _, ok := j.live[t]; ok {
+	fresh := make([]transient, 0, len(paths))
+	for _, path := range paths {
+		t := transient{kind, path}
+		if _, ok := j.live[t]; !ok && !slices.Contains(fresh, t) {
+			fresh = append(fresh, t)
+		}
+	}
+	if len(fresh) == 0 {
 		return nil
 	}
 	err := j.ready()
 	if err == nil {
-		err = j.append(t)
+		err = j.append(fresh)
 	}
 	if err != nil {
-		return fmt.Errorf("note '%s' in the session: %w", path, explain(err))
+		return fmt.Errorf("note '%s' in the session: %w", fresh[0].path, explain(err))
 	}
 	return nil
 }
@@ -120,16 +128,18 @@ func (j *journal) acceptable(t transient) error {
 	return err
 }
 
-func (j *journal) done(kind Transient, path string) error {
+func (j *journal) done(kind Transient, paths ...string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	t := transient{kind, path}
-	at, ok := j.live[t]
-	if !ok {
-		return nil
+	var over []int64
+	for _, path := range paths {
+		t := transient{kind, path}
+		if at, ok := j.live[t]; ok {
+			over = append(over, at)
+			delete(j.live, t)
+		}
 	}
-	delete(j.live, t)
-	if j.ended {
+	if len(over) == 0 || j.ended {
 		return nil
 	}
 	var err error
@@ -138,23 +148,33 @@ func (j *journal) done(kind Transient, path string) error {
 			j.size = 0
 		}
 	} else {
-		_, err = j.file.WriteAt([]byte{'-'}, at)
+		for _, at := range over {
+			_, werr := j.file.WriteAt([]byte{'-'}, at)
+			err = errors.Join(err, werr)
+		}
 	}
 	if err != nil {
-		return fmt.Errorf("take '%s' from the session: %w", path, explain(err))
+		return fmt.Errorf("take '%s' from the session: %w", paths[0], explain(err))
 	}
 	return nil
 }
 
-// append adds a record. One that is cut short, for want of room, has no end, so it does
-// not count, and neither does what the next one leaves of it.
-func (j *journal) append(t transient) error {
-	n, err := j.file.WriteAt(t.record('+'), j.size)
-	if err != nil {
-		return err
+// append adds records. Those that are cut short, for want of room, are written over by the
+// next ones: none of them counts, and what has no end is no record.
+func (j *journal) append(ts []transient) error {
+	var records []byte
+	at := make([]int64, len(ts))
+	for i, t := range ts {
+		at[i] = j.size + int64(len(records))
+		records = append(records, t.record('+')...)
 	}
-	j.live[t] = j.size
-	j.size += int64(n)
+	if _, err := j.file.WriteAt(records, j.size); err != nil {
+		return errors.Join(err, j.file.Truncate(j.size))
+	}
+	for i, t := range ts {
+		j.live[t] = at[i]
+	}
+	j.size += int64(len(records))
 	return nil
 }
 

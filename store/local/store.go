@@ -52,6 +52,8 @@ var (
 	_ store.RealisationStore = (*Store)(nil)
 	_ store.LogStore         = (*Store)(nil)
 	_ store.LateSink         = (*Store)(nil)
+	_ store.BatchSink        = (*Store)(nil)
+	_ store.KnownSource      = (*Store)(nil)
 )
 
 var errReadOnly = errors.New("store was opened for reading only")

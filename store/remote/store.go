@@ -132,27 +132,29 @@ func (s *Store) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.Pa
 
 // NAR implements store.Source.
 func (s *Store) NAR(ctx context.Context, p nix.StorePath, w io.Writer) error {
-	valid := false
+	// What is not valid, is told where the archive should be: that is the end of a
+	// connection.
+	valid, err := s.ValidPaths(ctx, []nix.StorePath{p})
+	switch {
+	case err != nil:
+		return fmt.Errorf("read '%s' from %s: %w", s.opts.Dir.Join(p), s.opts.Name, err)
+	case len(valid) == 0:
+		return s.notFound(p)
+	}
+	return s.KnownNAR(ctx, &nix.PathInfo{Path: p}, w)
+}
+
+// KnownNAR implements store.KnownSource.
+func (s *Store) KnownNAR(ctx context.Context, info *nix.PathInfo, w io.Writer) error {
 	err := s.with(ctx, func(c *conn) error {
-		// What is not valid, is told where the archive should be: that is the end of a
-		// connection.
-		if err := c.ask(&worker.PathRequest{Operation: worker.OpIsValidPath, Path: p}, s.listener()); err != nil {
-			return err
-		}
-		if valid = c.d.Bool(); !valid {
-			return c.d.Err()
-		}
-		if err := c.ask(&worker.PathRequest{Operation: worker.OpNarFromPath, Path: p}, s.listener()); err != nil {
+		if err := c.ask(&worker.PathRequest{Operation: worker.OpNarFromPath, Path: info.Path}, s.listener()); err != nil {
 			return err
 		}
 		_, err := nar.CopyArchive(w, c.d, nar.Limits{})
 		return err
 	})
-	switch {
-	case err != nil:
-		return fmt.Errorf("read '%s' from %s: %w", s.opts.Dir.Join(p), s.opts.Name, err)
-	case !valid:
-		return s.notFound(p)
+	if err != nil {
+		return fmt.Errorf("read '%s' from %s: %w", s.opts.Dir.Join(info.Path), s.opts.Name, err)
 	}
 	return nil
 }

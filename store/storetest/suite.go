@@ -36,6 +36,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Signatures", testSignatures},
 		{"Cancel", testCancel},
 		{"Concurrently", testConcurrently},
+		{"AddMany", testAddMany},
 		{"ValidPaths", testValidPaths},
 		{"Referrers", testReferrers},
 		{"TempRoots", testTempRoots},
@@ -307,6 +308,72 @@ func testConcurrently(t *testing.T, s store.Store) {
 		})
 	}
 	wg.Wait()
+}
+
+// testAddMany adds more objects than go into one transaction, and then one that is not what
+// it claims to be.
+func testAddMany(t *testing.T, s store.Store) {
+	b, ok := s.(store.BatchSink)
+	if !ok {
+		t.Skip("it is no store.BatchSink")
+	}
+	var all []Object
+	for i := range 300 {
+		var refs []nix.StorePath
+		if i%7 > 0 {
+			refs = append(refs, all[i-1].Info.Path)
+		}
+		if i%2 == 0 {
+			all = append(all, Built(t, s.Dir(), fmt.Sprintf("built-%d", i), i%4 == 0, refs...))
+		} else {
+			all = append(all, Text(t, s.Dir(), fmt.Sprintf("text-%d", i), strings.Repeat("x", i), refs...))
+		}
+	}
+	all = append(all, Text(t, s.Dir(), "large", strings.Repeat("y", 1<<20)))
+	Add(t, s, all[0])
+	addMany := func(objects []Object) error {
+		infos := make([]*nix.PathInfo, len(objects))
+		for i := range objects {
+			infos[i] = &objects[i].Info
+		}
+		return b.AddMany(t.Context(), infos, func(_ context.Context, i int, w io.Writer) error {
+			_, err := w.Write(objects[i].NAR)
+			return err
+		}, store.AddOptions{})
+	}
+	if err := addMany(all); errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	for i, o := range all {
+		if i%50 < 2 || i >= 299 {
+			Check(t, s, o)
+		}
+	}
+	good, after := Text(t, s.Dir(), "good", "good"), Text(t, s.Dir(), "after", "after")
+	text := Text(t, s.Dir(), "bad", "bad")
+	for name, bad := range map[string]Object{
+		"hash": {Info: text.Info, NAR: Text(t, s.Dir(), "bad", "BAD").NAR},
+		"cut":  {Info: text.Info, NAR: text.NAR[:len(text.NAR)-8]},
+		"content": {Info: func() nix.PathInfo {
+			i := after.Info
+			i.NARHash = text.Info.NARHash
+			i.NARSize = text.Info.NARSize
+			return i
+		}(), NAR: text.NAR},
+	} {
+		if err := addMany([]Object{good, bad, Text(t, s.Dir(), "behind", "behind")}); err == nil {
+			t.Errorf("%s: it was accepted", name)
+		}
+		CheckMissing(t, s, bad.Info.Path)
+		CheckMissing(t, s, Text(t, s.Dir(), "behind", "behind").Info.Path)
+	}
+	missing := Text(t, s.Dir(), "missing", "")
+	if err := addMany([]Object{Built(t, s.Dir(), "user", false, missing.Info.Path)}); err == nil {
+		t.Error("an object without its reference was accepted")
+	}
+	CheckMissing(t, s, Built(t, s.Dir(), "user", false, missing.Info.Path).Info.Path)
 }
 
 func testValidPaths(t *testing.T, s store.Store) {

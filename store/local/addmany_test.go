@@ -1,0 +1,57 @@
+package local
+
+import (
+	"context"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/store"
+	"github.com/kilnbuild/kiln/store/storetest"
+)
+
+// TestAddManyWaits has somebody else hold the lock of an object in the middle: those before
+// it are not kept waiting, and nothing is held while it is waited for.
+func TestAddManyWaits(t *testing.T) {
+	s := open(t, options(t, tempDir(t)))
+	var objects []storetest.Object
+	var infos []*nix.PathInfo
+	for _, name := range []string{"a", "b", "c", "d"} {
+		objects = append(objects, storetest.Text(t, s.Dir(), name, name))
+	}
+	for i := range objects {
+		infos = append(infos, &objects[i].Info)
+	}
+	locks, err := s.LockPaths(t.Context(), []nix.StorePath{objects[2].Info.Path}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	added := make(chan error, 1)
+	go func() {
+		added <- s.AddMany(t.Context(), infos, func(_ context.Context, i int, w io.Writer) error {
+			_, err := w.Write(objects[i].NAR)
+			return err
+		}, store.AddOptions{})
+	}()
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+		if _, err := s.PathInfo(t.Context(), objects[1].Info.Path); err == nil {
+			break
+		} else if time.Since(begin) > 10*time.Second {
+			t.Fatal(err)
+		}
+	}
+	others, err := s.LockPaths(t.Context(), []nix.StorePath{objects[1].Info.Path, objects[3].Info.Path}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	others.Release()
+	storetest.CheckMissing(t, s, objects[2].Info.Path)
+	locks.Release()
+	if err := <-added; err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range objects {
+		storetest.Check(t, s, o)
+	}
+}
