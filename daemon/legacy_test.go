@@ -193,3 +193,7 @@ func (substitutable) Substitutable(_ context.Context, wanted map[nix.StorePath]n
 	}
 	return all, nil
 }
+
+func (substitutable) SubstitutablePaths(_ context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
+	return paths, nil
+}

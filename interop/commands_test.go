@@ -387,3 +387,19 @@ func TestRepair(t *testing.T) {
 		t.Error("an old log is there")
 	}
 }
+
+// damage changes a byte of a store object.
+func damage(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte("X"), 3)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+}

@@ -163,48 +163,11 @@ func relay(ctx context.Context, c *configuration, flags *daemonFlags) (err error
 func serveStdio(ctx context.Context, serve func(context.Context, io.ReadWriteCloser) error) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	err := serve(ctx, openStdio())
+	err := serve(ctx, socket.Standard())
 	if errors.Is(err, daemon.ErrClientGone) {
 		return nil
 	}
 	return err
-}
-
-// stdio is standard input and output as a connection.
-type stdio struct {
-	in, out *os.File
-	others  []*os.File // to be closed as well
-}
-
-// openStdio takes over standard input and output. Where that is possible, closing them
-// ends what waits for them.
-func openStdio() *stdio {
-	s := &stdio{in: os.Stdin, out: os.Stdout}
-	if f, same, err := pollable(os.Stdin, os.O_RDONLY); err == nil {
-		s.in = f
-		if !same {
-			s.others = append(s.others, os.Stdin)
-		}
-	}
-	if f, same, err := pollable(os.Stdout, os.O_WRONLY); err == nil {
-		s.out = f
-		if !same {
-			s.others = append(s.others, os.Stdout)
-		}
-	}
-	return s
-}
-
-func (s *stdio) Read(p []byte) (int, error)  { return s.in.Read(p) }
-func (s *stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
-
-// Close implements io.Closer.
-func (s *stdio) Close() error {
-	errs := []error{s.in.Close(), s.out.Close()}
-	for _, f := range s.others {
-		errs = append(errs, f.Close())
-	}
-	return errors.Join(errs...)
 }
 
 // serveSockets serves clients until signals end it.

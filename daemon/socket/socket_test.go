@@ -2,14 +2,17 @@ package socket
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // answers tells whether somebody listens at a path.
@@ -120,7 +123,92 @@ func TestPeerOf(t *testing.T) {
 // started.
 const activated = "KILN_TEST_ACTIVATED"
 
+// standardRole is set for the test's binary when it is to serve its standard input and output.
+const standardRole = "KILN_TEST_STANDARD"
+
+// serveStandard is told a word, and then closes the connection while it reads from it and
+// writes to it.
+func serveStandard() int {
+	c := Standard()
+	word := make([]byte, 4)
+	if _, err := io.ReadFull(c, word); err != nil {
+		return 1
+	}
+	ended := make(chan error, 2)
+	go func() {
+		_, err := c.Read(word)
+		ended <- err
+	}()
+	go func() {
+		for {
+			if _, err := c.Write(make([]byte, 1<<16)); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	time.Sleep(100 * time.Millisecond)
+	c.Close()
+	for range 2 {
+		select {
+		case err := <-ended:
+			if err == nil {
+				return 2
+			}
+		case <-time.After(5 * time.Second):
+			return 3
+		}
+	}
+	return 0
+}
+
+// TestStandard closes standard input and output of which nobody makes an end.
+func TestStandard(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("it is only so on Linux")
+	}
+	for _, kind := range []string{"pipes", "socket"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = append(os.Environ(), standardRole+"=yes")
+			var in io.WriteCloser
+			if kind == "pipes" {
+				var err error
+				if in, err = cmd.StdinPipe(); err != nil {
+					t.Fatal(err)
+				}
+				if _, err = cmd.StdoutPipe(); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				syscall.CloseOnExec(fds[0])
+				syscall.CloseOnExec(fds[1])
+				theirs := os.NewFile(uintptr(fds[0]), "theirs")
+				defer theirs.Close()
+				cmd.Stdin, cmd.Stdout = theirs, theirs
+				in = os.NewFile(uintptr(fds[1]), "ours")
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(in, "word")
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("it ended with: %v", err)
+			}
+			in.Close()
+		})
+	}
+}
+
 func TestMain(m *testing.M) {
+	if os.Getenv(standardRole) != "" {
+		os.Exit(serveStandard())
+	}
 	if os.Getenv(activated) != "" {
 		os.Setenv("LISTEN_PID", "1")
 		if os.Getenv(activated) == "this" {
