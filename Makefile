@@ -54,16 +54,11 @@ interop: ## kiln against real Nix: the same derivations in two stores, compared;
 	@# In its directory: go test shows what a test prints only there.
 	cd interop && KILN_REQUIRE_NIX=1 KILN_REQUIRE_SANDBOX=1 KILN_INTEROP_TABLE=1 $(GO) test -timeout 20m
 
-conformance: ## Nix's own functional tests with a real client against kiln daemon; CONFORMANCE=DIR has run.sh, which runs them
+conformance: ## Nix's own functional tests with real clients against kiln daemon; CONFORMANCE=DIR has what runs them
 	@[ -n "$(CONFORMANCE)" ] || { echo "say where the harness is, as in: make conformance CONFORMANCE=DIR" >&2; exit 2; }
 	@.ci/need go nix
 	@$(MAKE) --no-print-directory build
-	@mkdir -p build
-	"$(CONFORMANCE)/run.sh" --user nobody --daemon '$(CURDIR)/kiln daemon' --daemon-version 2.34.8 --list "$(CONFORMANCE)/open-2.8.txt" $(CONFORMANCE_FLAGS)
-	"$(CONFORMANCE)/run.sh" --user nobody --serve '$(CURDIR)/kiln daemon --serve {args}' --list "$(CONFORMANCE)/serve-2.8.txt" $(CONFORMANCE_FLAGS)
-	# remote-store.sh asks for a daemon with the very protocol version of Nix 2.8.
-	grep -v '^remote-store' "$(CONFORMANCE)/stdio-2.8.txt" >build/stdio.txt
-	"$(CONFORMANCE)/run.sh" --user nobody --stdio '$(CURDIR)/kiln daemon --stdio {args}' --list build/stdio.txt $(CONFORMANCE_FLAGS)
+	@.ci/conformance "$(CONFORMANCE)" ./kiln $(CONFORMANCE_FLAGS)
 
 bench: ## kiln against real Nix, old and new, taking turns in one run; BENCH='-run trivial -rounds 3' for a part
 	@.ci/need go busybox nix
