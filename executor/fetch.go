@@ -154,8 +154,10 @@ func (t task) fetchReferences(ctx context.Context, p nix.StorePath, missing []ni
 }
 
 // substitutes tells whether outputs of a derivation are looked for in the substituters.
+// Where builders that ask for fixed outputs are not to reach the network by them, they
+// do not reach a substituter either.
 func (r *request) substitutes(drv *nix.Derivation, kind nix.OutputKind, mode nix.BuildMode) bool {
-	if r.settings.Substituters == nil || kind == nix.Impure || mode == nix.BuildCheck {
+	if r.settings.Substituters == nil || kind == nix.Impure || mode == nix.BuildCheck || !kind.IsPure() && r.network != nix.NetworkAllowed {
 		return false
 	}
 	if r.settings.AlwaysAllowSubstitutes {

@@ -335,3 +335,34 @@ func TestFetchCancelled(t *testing.T) {
 	}
 	c.only()
 }
+
+// TestFetchForBuilders wants builders that may not reach the network by what they ask for
+// not to reach a substituter by it.
+func TestFetchForBuilders(t *testing.T) {
+	t.Parallel()
+	o := storetest.Built(t, dir, "fixed", false)
+	o.Info.CA = nix.ContentAddress{Method: nix.Recursive, Hash: o.Info.NARHash}
+	p, err := nix.MakeContentAddressedPath(dir, "fixed", o.Info.CA, nix.References{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Info.Path = p
+	s := newShop(t, o)
+	c := newCustomer(t, nil, nil, s)
+	drv, err := c.store.AddDerivation(t.Context(), &nix.Derivation{BasicDerivation: nix.BasicDerivation{
+		Name: "fixed", System: "s", Builder: "/b", Env: map[string]string{"out": dir.Join(p)},
+		Outputs: map[nix.OutputName]nix.DerivationOutput{"out": {Kind: nix.Fixed, Path: p, Method: nix.Recursive, Algorithm: nix.SHA256, Hash: o.Info.NARHash}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		network nix.NetworkPolicy
+		want    nix.BuildStatus
+	}{{nix.NetworkRefused, nix.StatusInputRejected}, {nix.NetworkAllowed, nix.StatusSubstituted}} {
+		results, err := c.Build(t.Context(), &nix.BuildRequest{Paths: []nix.DerivedPath{nix.Built(drv, nix.AllOutputs)}, Network: tt.network})
+		if err != nil || results[0].Status != tt.want || (s.asked > 0) != tt.want.Success() {
+			t.Errorf("%v, %v: asked %d times: %v", results, err, s.asked, tt.want)
+		}
+	}
+}
