@@ -62,12 +62,6 @@ type web struct {
 
 func newWeb(base string, opts HTTPOptions) (*web, error) {
 	base = strings.TrimSuffix(base, "/")
-	if opts.Client == nil {
-		var err error
-		if opts.Client, err = newClient(base, opts); err != nil {
-			return nil, err
-		}
-	}
 	if opts.Attempts <= 0 {
 		opts.Attempts = 5
 	}
@@ -79,6 +73,12 @@ func newWeb(base string, opts HTTPOptions) (*web, error) {
 	}
 	if opts.Stalled <= 0 {
 		opts.Stalled = 5 * time.Minute
+	}
+	if opts.Client == nil {
+		var err error
+		if opts.Client, err = newClient(base, opts); err != nil {
+			return nil, err
+		}
 	}
 	return &web{base: base, opts: opts}, nil
 }
@@ -267,6 +267,7 @@ func (d *download) start() error {
 		cancel(nil)
 		return err
 	}
+	d.clock = time.AfterFunc(d.h.opts.Stalled, func() { cancel(errStalled) })
 	tag := resp.Header.Get("ETag")
 	if strings.HasPrefix(tag, "W/") {
 		tag = "" // not good for parts
@@ -276,17 +277,26 @@ func (d *download) start() error {
 		if d.tag != "" && tag != d.tag {
 			err = errors.New("it has changed since")
 		} else {
-			_, err = io.CopyN(io.Discard, resp.Body, d.done)
+			_, err = io.CopyN(ticking{d}, resp.Body, d.done)
 		}
 		if err != nil {
+			d.clock.Stop()
 			resp.Body.Close()
 			cancel(nil)
 			return err
 		}
 	}
 	d.tag, d.body, d.stop = tag, resp.Body, cancel
-	d.clock = time.AfterFunc(d.h.opts.Stalled, func() { cancel(errStalled) })
+	d.clock.Reset(d.h.opts.Stalled)
 	return nil
+}
+
+// ticking takes note that something comes.
+type ticking struct{ d *download }
+
+func (t ticking) Write(p []byte) (int, error) {
+	t.d.clock.Reset(t.d.h.opts.Stalled)
+	return len(p), nil
 }
 
 // end ends the request.

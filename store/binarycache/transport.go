@@ -18,7 +18,7 @@ func newClient(base string, opts HTTPOptions) (*http.Client, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	// As many as ask at once: others would be closed after each.
 	t.MaxIdleConnsPerHost = queries
-	t.ResponseHeaderTimeout = time.Minute
+	t.ResponseHeaderTimeout = min(opts.Stalled, time.Minute)
 	// Archives are compressed; where they are not, their size is what is said.
 	t.DisableCompression = true
 	if opts.ConnectTimeout > 0 {
