@@ -66,6 +66,8 @@ var items = []item{
 	{name: "recursive-adds", what: "a builder that adds 200 files", expr: "recursive-adds", size: 200, jobs: 1, options: recursion},
 	{name: "gc", what: "deleting 20,000 objects and keeping 5,000", chore: garbage, size: 20000, jobs: 1, rounds: 3, aim: aim{wall: 0.5}},
 	{name: "gc-roots", what: "roots of 2,000 processes that map 50 files each", chore: mappings, size: 2000, jobs: 1, rounds: 3, aim: aim{wall: 0.5}},
+	{name: "fetch-xz", what: "a path of 330 MB from a binary cache compressed by xz", chore: fetched("xz"), size: 330, jobs: 1, rounds: 5, aim: aim{wall: 0.8, rss: 54}},
+	{name: "fetch-zstd", what: "the same by zstd", chore: fetched("zstd"), size: 330, jobs: 1, rounds: 5, aim: aim{wall: 0.5}},
 	{name: "daemon-copy", what: "a path of 330 MB that real Nix copies to the daemon", errand: copied, size: 330, jobs: 1, rounds: 5, aim: aim{wall: 0.6, above: 7}},
 	{name: "daemon-queries", what: "20,000 questions about objects, on one connection", errand: queries, size: 20000, jobs: 1, rounds: 5, aim: aim{wall: 0.5}},
 	{name: "daemon-clients", what: "200 clients at once with 100 questions each", errand: multitude, size: 200, jobs: 1, rounds: 3, aim: aim{client: 200}},

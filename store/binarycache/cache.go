@@ -435,7 +435,7 @@ func (c *Cache) archive(ctx context.Context, i *narinfo.Info, w io.Writer) error
 
 // unpack gives the archive of what was downloaded.
 func unpack(ctx context.Context, i *narinfo.Info, packed io.Reader) (io.ReadCloser, error) {
-	if i.Compression == "xz" && i.FileSize >= xzWorthwhile {
+	if i.Compression == "xz" && i.NARSize >= xzWorthwhile {
 		if unpacked, err := readXZ(ctx, packed); err == nil {
 			return unpacked, nil
 		}

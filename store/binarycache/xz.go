@@ -16,7 +16,7 @@ import (
 // xz has a program of its own for what is large: there is no fast way in this language.
 // What is small is unpacked here, and so is everything where the program is missing.
 const (
-	// xzWorthwhile is from which size on, in compressed bytes, starting the program
+	// xzWorthwhile is from which size on, in bytes of the archive, starting the program
 	// takes less time than it saves.
 	xzWorthwhile = 1 << 20
 	// xzBlock is the size of the blocks that are written, in bytes. Their sizes stand in
