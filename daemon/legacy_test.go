@@ -197,3 +197,5 @@ func (substitutable) Substitutable(_ context.Context, wanted map[nix.StorePath]n
 func (substitutable) SubstitutablePaths(_ context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
 	return paths, nil
 }
+
+var _ Substituter = substitutable{}
