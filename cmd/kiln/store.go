@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +18,8 @@ import (
 func storeCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{Use: "store", Short: "Look at a store, add to it, check it"}
 	c.AddCommand(storeInfoCommand(g), storeDumpCommand(g), storeRestoreCommand(), storeAddCommand(g), storeVerifyCommand(g),
-		storeOptimiseCommand(g), storeDuCommand(g), storeDiffCommand(g), storeSignCommand(g))
+		storeOptimiseCommand(g), storeDuCommand(g), storeDiffCommand(g), storeSignCommand(g),
+		storeExportCommand(g), storeImportCommand(g), storeContentAddressCommand(g), storePingCommand(g))
 	return c
 }
 
@@ -27,11 +29,15 @@ func storeInfoCommand(g *globals) *cobra.Command {
 		Use:   "info [PATH…]",
 		Short: "Tell about the store, or about objects in it",
 		RunE: func(c *cobra.Command, args []string) error {
-			return g.withStore(c.Context(), true, func(conf *configuration, st *local.Store) error {
-				if len(args) == 0 {
-					return printStore(conf, st, asJSON)
+			return g.withAny(c.Context(), false, func(conf *configuration, st openedStore) error {
+				here, isLocal := st.Store.(*local.Store)
+				switch {
+				case len(args) > 0:
+					return printPathInfos(c.Context(), st, args, asJSON)
+				case isLocal:
+					return printStore(conf, here, asJSON)
 				}
-				return printPathInfos(c, st, args, asJSON)
+				return ping(c.Context(), st, asJSON)
 			})
 		},
 	}
@@ -67,14 +73,14 @@ type pathInfoJSON struct {
 	Ultimate         bool     `json:"ultimate"`
 }
 
-func printPathInfos(c *cobra.Command, st *local.Store, args []string, asJSON bool) error {
+func printPathInfos(ctx context.Context, st openedStore, args []string, asJSON bool) error {
 	infos := make(map[string]pathInfoJSON)
-	for _, arg := range args {
-		p, err := storePathArg(st, arg)
-		if err != nil {
-			return err
-		}
-		info, err := st.PathInfo(c.Context(), p)
+	paths, err := st.paths(args)
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		info, err := st.PathInfo(ctx, p)
 		if err != nil {
 			return err
 		}

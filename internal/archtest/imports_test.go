@@ -23,7 +23,7 @@ var layers = [][]string{
 	{"nix/drvjson", "nix/drvopts"},
 	// Layer 2: contracts.
 	{"store", "wire/worker", "mountns", "daemon/socket"},
-	{"wire/serve", "store/export"},
+	{"wire/serve", "store/export", "store/rewrite"},
 	// Layer 3: what keeps, what isolates, what talks.
 	{"store/lookups", "store/sigv4"},
 	{"store/local", "store/binarycache", "store/remote", "sandbox"},
