@@ -22,7 +22,9 @@ type chore struct {
 	store string // a seed, of which each measurement has a copy unless reads is set
 	reads bool   // the work changes nothing
 	env   []string
-	// flags are the words after the program.
+	// nix and kiln are the words after the program, which for Nix is program, or
+	// nix-store if that is "", and for sh the same for kiln.
+	program   string
 	nix, kiln []string
 	// result is what must be the same for all: of what was printed, and of the store.
 	result func(store string, stdout []byte) (map[string]string, error)
@@ -71,10 +73,14 @@ func (b *bench) doChore(s *subject, c *chore) (cost, map[string]string, error) {
 		}
 		defer remove()
 	}
-	words := append([]string{s.program[0]}, c.nix...)
+	program, rest := s.program[0], c.nix
 	if s.isKiln() {
-		words = append([]string{s.program[0]}, c.kiln...)
+		rest = c.kiln
 	}
+	if c.program != "" && (!s.isKiln() || c.program == "sh") {
+		program = c.program
+	}
+	words := append([]string{program}, rest...)
 	for i, w := range words {
 		words[i] = strings.ReplaceAll(w, "@store@", dir)
 	}

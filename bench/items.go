@@ -71,6 +71,9 @@ var items = []item{
 	{name: "daemon-copy", what: "a path of 330 MB that real Nix copies to the daemon", errand: copied, size: 330, jobs: 1, rounds: 5, aim: aim{wall: 0.6, above: 7}},
 	{name: "daemon-queries", what: "20,000 questions about objects, on one connection", errand: queries, size: 20000, jobs: 1, rounds: 5, aim: aim{wall: 0.5}},
 	{name: "daemon-clients", what: "200 clients at once with 100 questions each", errand: multitude, size: 200, jobs: 1, rounds: 3, aim: aim{client: 200}},
+	{name: "copy", what: "2,001 small objects from one store to another", chore: copies, size: 2000, jobs: 1, rounds: 5, aim: aim{wall: 0.34}},
+	{name: "serve-add", what: "an object of 330 MiB that comes to nix-store --serve", chore: servedAdd, size: 330, jobs: 1, rounds: 3, aim: aim{wall: 0.6, rss: 28}},
+	{name: "serve-dump", what: "the same, sent by it", chore: servedDump, size: 330, jobs: 1, rounds: 3, aim: aim{wall: 0.6, rss: 28}},
 	{name: "start", what: "asking for an output that is there", expr: "trivial", size: 1, per: 10, jobs: 1, runs: 10, valid: true},
 }
 

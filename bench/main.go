@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/kilnbuild/kiln/internal/enclave"
@@ -47,6 +48,7 @@ func main() {
 	flag.StringVar(&opts.kiln, "kiln", "./kiln", "the kiln to measure")
 	run := flag.String("run", ".", "only the items that match this regular expression; -list names them")
 	flag.StringVar(&peerList, "peers", "", "root directories of further releases of Nix, separated by colons, as .ci/peer prints them (root only)")
+	sizes := flag.String("sizes", "", "also print what memory kiln's server takes for objects of so many MiB, as 100,1024,4096")
 	list := flag.Bool("list", false, "name the items and what they are")
 	flag.IntVar(&opts.rounds, "rounds", 5, "how often each program is measured for an item")
 	flag.Float64Var(&opts.scale, "scale", 1, "size of the work, of which 1 is what the aims are about")
@@ -58,6 +60,13 @@ func main() {
 	}
 	if err == nil {
 		opts.peers, err = peers(peerList)
+	}
+	for size := range strings.FieldsFuncSeq(*sizes, func(c rune) bool { return c == ',' }) {
+		n, perr := strconv.Atoi(size)
+		if perr != nil || n < 1 {
+			err = errors.Join(err, fmt.Errorf("-sizes: '%s' is no number of MiB", size))
+		}
+		opts.sizes = append(opts.sizes, n)
 	}
 	ok := false
 	if err == nil {
@@ -77,6 +86,7 @@ type options struct {
 	run    *regexp.Regexp
 	rounds int
 	scale  float64
+	sizes  []int    // of objects, in MiB
 	peers  []string // root directories with further versions of Nix
 }
 
@@ -167,7 +177,7 @@ func measureAll(opts options, dir string, groups []string) (bool, error) {
 		}
 	}
 	million := opts.run.MatchString(millionItem)
-	if len(rows) == 0 && !million {
+	if len(rows) == 0 && !million && len(opts.sizes) == 0 {
 		return false, errors.New("no item matches -run; -list names them")
 	}
 	if len(rows) > 0 {
@@ -188,6 +198,14 @@ func measureAll(opts options, dir string, groups []string) (bool, error) {
 		}
 		fmt.Print(text)
 		ok = met
+	}
+	if len(opts.sizes) > 0 {
+		text, same, err := b.sizesNote(opts.kiln, opts.sizes)
+		if err != nil {
+			return false, err
+		}
+		fmt.Print(text)
+		ok = ok && same
 	}
 	for _, r := range rows {
 		ok = ok && r.failure == nil
