@@ -54,4 +54,9 @@ func TestAddManyWaits(t *testing.T) {
 	for _, o := range objects {
 		storetest.Check(t, s, o)
 	}
+	// What is valid is not asked for.
+	err = s.AddMany(t.Context(), infos, func(context.Context, int, io.Writer) error { return io.ErrUnexpectedEOF }, store.AddOptions{})
+	if err != nil {
+		t.Error(err)
+	}
 }

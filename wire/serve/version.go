@@ -15,7 +15,7 @@ type Version uint64
 
 // The versions that this package speaks.
 const (
-	Oldest Version = 2<<8 | 0
+	Oldest Version = 2 << 8
 	Newest Version = 2<<8 | 8 // Nix since 2.35
 
 	// WithNarSize is the first version in which an object that is added comes with
