@@ -138,6 +138,11 @@ func readAll(r io.Reader, limits Limits) (again []byte, headers []Header, err er
 	in := NewReader(r, limits)
 	var out bytes.Buffer
 	w := NewWriter(&out, limits)
+	defer func() {
+		if err != nil {
+			w.abandon(err) // gives its buffer back: thousands of archives are read
+		}
+	}()
 	for {
 		h, err := in.Next()
 		if err == io.EOF {

@@ -187,7 +187,7 @@ func TestEveryTruncation(t *testing.T) {
 func TestT19EveryByteChanged(t *testing.T) {
 	accepted := 0
 	for i := range len(sample) {
-		for _, flip := range []byte{1, 0x20, 0xff, sample[i]} {
+		for _, flip := range []byte{1, 2, 8, 0x20, 0x80, 0xff, sample[i]} {
 			b := []byte(sample)
 			b[i] ^= flip
 			again, _, err := readAll(bytes.NewReader(b), Limits{})
