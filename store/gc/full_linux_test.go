@@ -72,9 +72,8 @@ func fill(t *testing.T, name string) {
 func TestFullDisk(t *testing.T) {
 	ctx := context.Background()
 	root := filepath.Join(smallDisk(t), "root")
-	warned := func(o *local.Options) { o.Warn = func(error) {} }
-	opts := local.ChrootOptions(root)
-	opts.FsyncMetadata = false
+	warned := func(o *local.Options) { o.Warn, o.ReservedSpace = func(error) {}, 8<<20 }
+	opts := options(root)
 	warned(&opts)
 	st, err := local.Open(ctx, opts) // not by open, which closes it when the disk has gone
 	if err != nil {
@@ -131,7 +130,7 @@ func TestFullDisk(t *testing.T) {
 	if err := collector.Close(); err != nil {
 		t.Error(err)
 	}
-	st = open(t, root)
+	st = open(t, root, warned)
 	if err := big(st, "more"); err != nil {
 		t.Errorf("adding after a collection: %v", err)
 	}

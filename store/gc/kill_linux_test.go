@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,11 +21,10 @@ import (
 
 func init() { roles["collect"] = collectRole }
 
-// collectRole says that it has the store open, waits for a word, collects, and says so.
+// collectRole says that it has the store open, waits for a word, and says when it has
+// deleted the first object, and when all.
 func collectRole(args []string) error {
-	opts := local.ChrootOptions(args[0])
-	opts.FsyncMetadata = false
-	st, err := local.Open(context.Background(), opts)
+	st, err := local.Open(context.Background(), options(args[0]))
 	if err != nil {
 		return err
 	}
@@ -32,7 +32,8 @@ func collectRole(args []string) error {
 	if _, err := io.ReadFull(os.Stdin, make([]byte, 1)); err != nil {
 		return err
 	}
-	if _, err := Collect(context.Background(), st, Options{batch: 2}); err != nil {
+	sweeping := sync.OnceFunc(func() { fmt.Println("sweeping") })
+	if _, err := Collect(context.Background(), st, Options{batch: 2, Deleted: func([]string) { sweeping() }}); err != nil {
 		return err
 	}
 	fmt.Println("collected")
@@ -71,16 +72,18 @@ func TestKilled(t *testing.T) {
 	if err := st.Close(); err != nil {
 		t.Fatal(err)
 	}
-	longest := 30 * time.Millisecond
+	// Every other one is killed after it has begun to delete.
+	longest := [2]time.Duration{30 * time.Millisecond, 10 * time.Millisecond}
 	inSweep := 0
 	for round := range rounds {
 		root := filepath.Join(dir, "store")
 		if out, err := exec.Command("cp", "-a", seed, root).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		took := killCollector(t, root, rand.N(longest))
+		sweeping := round % 2
+		took := killCollector(t, root, sweeping == 1, rand.N(longest[sweeping]))
 		if took > 0 { // it was not killed
-			longest = took
+			longest[sweeping] = took
 		}
 		st := open(t, root)
 		if n, err := st.Verify(ctx, local.VerifyOptions{CheckContents: true, Problem: func(p local.Problem) { t.Error(p) }}); err != nil || n > 0 {
@@ -104,12 +107,15 @@ func TestKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if rounds >= 10 && inSweep == 0 {
+		t.Error("none of the collectors was killed while it deleted")
+	}
 	t.Logf("%d of %d collectors were killed between two transactions", inSweep, rounds)
 }
 
-// killCollector kills a collector some time after it began, and gives how long it took
-// if it had ended before.
-func killCollector(t *testing.T, root string, after time.Duration) time.Duration {
+// killCollector kills a collector some time after it began, or began to delete, and gives
+// how long it took if it had ended before.
+func killCollector(t *testing.T, root string, sweeping bool, after time.Duration) time.Duration {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", root)
 	cmd.Env = append(os.Environ(), roleVar+"=collect")
@@ -129,13 +135,21 @@ func killCollector(t *testing.T, root string, after time.Duration) time.Duration
 	if line, err := lines.ReadString('\n'); line != "open\n" {
 		t.Fatalf("the collector says %q, %v", line, err)
 	}
-	begin := time.Now()
 	if _, err := stdin.Write([]byte{1}); err != nil {
 		t.Fatal(err)
 	}
+	if sweeping {
+		if line, err := lines.ReadString('\n'); line != "sweeping\n" {
+			t.Fatalf("the collector says %q, %v", line, err)
+		}
+	}
+	begin := time.Now()
 	timer := time.AfterFunc(after, func() { cmd.Process.Kill() })
 	defer timer.Stop()
 	line, _ := lines.ReadString('\n')
+	if line == "sweeping\n" {
+		line, _ = lines.ReadString('\n')
+	}
 	took := time.Since(begin)
 	err = cmd.Wait()
 	if line == "collected\n" {

@@ -51,11 +51,17 @@ func scratch(t testing.TB) string {
 	return dir
 }
 
+// options are those of all stores here: what makes them slow has tests of its own.
+func options(root string) local.Options {
+	opts := local.ChrootOptions(root)
+	opts.FsyncMetadata, opts.ReservedSpace = false, 0
+	return opts
+}
+
 // open opens the store with a root, and closes it with the test.
 func open(t testing.TB, root string, change ...func(*local.Options)) *local.Store {
 	t.Helper()
-	opts := local.ChrootOptions(root)
-	opts.FsyncMetadata = false
+	opts := options(root)
 	opts.Warn = func(err error) { t.Errorf("warning: %v", err) }
 	for _, f := range change {
 		f(&opts)
@@ -86,9 +92,7 @@ type addFunc func(name string, refs ...nix.StorePath) nix.StorePath
 // roots with it.
 func adding(t testing.TB, st *local.Store, f func(add addFunc)) {
 	t.Helper()
-	opts := local.ChrootOptions(strings.TrimSuffix(st.RealDir(), "/nix/store"))
-	opts.FsyncMetadata = false
-	other, err := local.Open(context.Background(), opts)
+	other, err := local.Open(context.Background(), options(strings.TrimSuffix(st.RealDir(), "/nix/store")))
 	if err != nil {
 		t.Fatal(err)
 	}

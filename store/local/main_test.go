@@ -66,6 +66,7 @@ func tempDir(t testing.TB) string {
 // warning.
 func options(t testing.TB, root string) Options {
 	o := ChrootOptions(root)
+	o.ReservedSpace = 64 << 10 // 8 MiB take their time, for each of so many stores
 	o.Warn = func(err error) { t.Errorf("warning: %v", err) }
 	return o
 }
