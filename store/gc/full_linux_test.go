@@ -73,13 +73,8 @@ func TestFullDisk(t *testing.T) {
 	ctx := context.Background()
 	root := filepath.Join(smallDisk(t), "root")
 	warned := func(o *local.Options) { o.Warn, o.ReservedSpace = func(error) {}, 8<<20 }
-	opts := options(root)
-	warned(&opts)
-	st, err := local.Open(ctx, opts) // not by open, which closes it when the disk has gone
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept := add(t, st, "kept")
+	kept := add(t, open(t, root), "kept") // by a store that reserves nothing
+	st := open(t, root, warned)
 	link(t, st, st.Dir().Join(kept), "kept")
 	big := func(st *local.Store, name string) error {
 		o := storetest.Text(t, st.Dir(), name, strings.Repeat(name, 1<<20))
