@@ -112,14 +112,14 @@ func (s *Store) receiveMany(ctx context.Context, infos []*nix.PathInfo, valid ma
 		write := func(w io.Writer) error { return archive(ctx, i, w) }
 		if info.NARSize > 0 && info.NARSize <= smallArchive {
 			block := takeBlock()
-			held := bytes.NewBuffer(*block)
+			held := &heldArchive{text: *block, most: int(info.NARSize)}
 			if failure = write(held); failure != nil {
 				giveBlock(block)
 				arrivals = arrivals[:len(arrivals)-1]
 				break
 			}
 			unpacking <- func() {
-				a.tree, a.err = s.receiveHeld(ctx, held, info)
+				a.tree, a.err = s.receiveHeld(ctx, held.text, info)
 				giveBlock(block)
 			}
 			continue
@@ -146,10 +146,24 @@ func (s *Store) receiveMany(ctx context.Context, infos []*nix.PathInfo, valid ma
 	return arrivals[:complete], errors.Join(failure, discardAll(arrivals[complete:]))
 }
 
+// A heldArchive is an archive in memory. It takes no more than it was told of.
+type heldArchive struct {
+	text []byte
+	most int
+}
+
+func (h *heldArchive) Write(p []byte) (int, error) {
+	if len(h.text)+len(p) > h.most {
+		return 0, fmt.Errorf("the archive has more than the %d bytes that it should have", h.most)
+	}
+	h.text = append(h.text, p...)
+	return len(p), nil
+}
+
 // receiveHeld receives and checks an archive that is in memory, with nothing behind it. An
 // error leaves what was received for whoever calls it to discard.
-func (s *Store) receiveHeld(ctx context.Context, held *bytes.Buffer, info *nix.PathInfo) (*received, error) {
-	text := held.Bytes()
+func (s *Store) receiveHeld(ctx context.Context, text []byte, info *nix.PathInfo) (*received, error) {
+	held := bytes.NewReader(text)
 	t, err := s.receive(ctx, held)
 	switch {
 	case err != nil:

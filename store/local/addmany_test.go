@@ -60,3 +60,21 @@ func TestAddManyWaits(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAddManyBounded has a source that sends more than it told of: memory does not hold it.
+func TestAddManyBounded(t *testing.T) {
+	s := open(t, options(t, tempDir(t)))
+	o := storetest.Text(t, s.Dir(), "a", "a")
+	sent := 0
+	err := s.AddMany(t.Context(), []*nix.PathInfo{&o.Info}, func(_ context.Context, _ int, w io.Writer) error {
+		for chunk := make([]byte, 64<<10); ; sent += len(chunk) {
+			if _, err := w.Write(chunk); err != nil {
+				return err
+			}
+		}
+	}, store.AddOptions{})
+	if err == nil || sent > 0 {
+		t.Errorf("error %v after %d bytes", err, sent)
+	}
+	storetest.CheckMissing(t, s, o.Info.Path)
+}
