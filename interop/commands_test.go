@@ -215,7 +215,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 	}
 }
 
-var keptLine = regexp.MustCompile(`keeping build directory '([^']+)'`)
+var keptLine = regexp.MustCompile(`keeping build directory "([^"]+)"`)
 
 // TestKeepFailed wants the build directory of a failed build, and of no other.
 func TestKeepFailed(t *testing.T) {

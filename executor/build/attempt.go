@@ -91,7 +91,7 @@ func (m *Machine) Run(ctx context.Context, a *Attempt, s *Settings) (_ *Result, 
 			return result, errors.Join(err, kerr)
 		}
 		result.KeptBuildDir = kept
-		a.Log.Event(nix.Event{Kind: nix.EventNotice, Path: a.DrvPath, Message: fmt.Sprintf("note: keeping build directory '%s'", kept)})
+		a.Log.Event(nix.Event{Kind: nix.EventNotice, Path: a.DrvPath, Message: fmt.Sprintf("note: keeping build directory \"%s\"", kept)})
 	}
 	return result, err
 }
