@@ -285,6 +285,9 @@ func (t task) wantPath(ctx context.Context, p nix.StorePath) outcome {
 	if err != nil {
 		return outcome{err: err}
 	}
+	if len(valid) > 0 && t.mode == nix.BuildRepair {
+		return t.repairPath(ctx, p)
+	}
 	if len(valid) == 0 && t.settings.Substituters != nil {
 		return t.await(ctx, t.fetchWant(p, nix.ContentAddress{}, nix.BuildNormal))
 	}
@@ -293,6 +296,38 @@ func (t task) wantPath(ctx context.Context, p nix.StorePath) outcome {
 			"path '%s' is required, but there is no substituter that can build it", st.Dir().Join(p)))
 	}
 	return outcome{result: nix.BuildResult{Status: nix.StatusAlreadyValid}}
+}
+
+// repairPath fetches an object once more, or builds it if nobody has it.
+func (t task) repairPath(ctx context.Context, p nix.StorePath) outcome {
+	out := failure(nix.BuildErrorf(nix.StatusNoSubstituters,
+		"cannot repair '%s': no substituter has it, and it is not known which derivation it is built from: copy it from elsewhere", t.print(p)))
+	if t.settings.Substituters != nil {
+		fetched := t.await(ctx, t.fetchWant(p, nix.ContentAddress{}, nix.BuildRepair))
+		if fetched.err != nil || fetched.result.Status.Success() {
+			return fetched
+		}
+		if fetched.fetchFailed {
+			out = fetched
+		}
+	}
+	derivers, err := t.store.ValidDerivers(ctx, p)
+	if err != nil {
+		return outcome{err: err}
+	}
+	if info, err := t.store.PathInfo(ctx, p); err == nil && info.Deriver != "" {
+		valid, err := t.store.ValidPaths(ctx, []nix.StorePath{info.Deriver})
+		if err != nil {
+			return outcome{err: err}
+		}
+		derivers = append(derivers, valid...)
+	}
+	for _, drv := range derivers {
+		if out = t.wantOutputs(ctx, drv, nix.AllOutputs, nix.BuildRepair); out.err != nil || out.result.Status.Success() {
+			break
+		}
+	}
+	return out
 }
 
 func failure(err *nix.BuildError) outcome {

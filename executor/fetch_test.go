@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -365,4 +366,36 @@ func TestFetchForBuilders(t *testing.T) {
 			t.Errorf("%v, %v: asked %d times: %v", results, err, s.asked, tt.want)
 		}
 	}
+}
+
+// TestFetchRepairs has what is damaged fetched once more.
+func TestFetchRepairs(t *testing.T) {
+	t.Parallel()
+	o := storetest.Text(t, dir, "text", "right")
+	s := newShop(t, o)
+	c := newCustomer(t, nil, nil, s)
+	if r := c.want(o.Info.Path); !r.Status.Success() {
+		t.Fatal(r.Message)
+	}
+	repair := func() nix.BuildResult {
+		t.Helper()
+		results, err := c.Build(t.Context(), &nix.BuildRequest{Paths: []nix.DerivedPath{nix.Opaque(o.Info.Path)}, Mode: nix.BuildRepair, Log: &c.log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return results[0]
+	}
+	file := c.store.RealPath(o.Info.Path)
+	if err := errors.Join(os.Chmod(file, 0o600), os.WriteFile(file, []byte("wrong"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if r := repair(); !r.Status.Success() {
+		t.Errorf("%v: %s", r.Status, r.Message)
+	}
+	c.only(o)
+	s.info = func(*nix.PathInfo) error { return store.ErrNotFound }
+	if r := repair(); r.Status != nix.StatusNoSubstituters || !strings.Contains(r.Message, "copy it from elsewhere") {
+		t.Errorf("%v: %s", r.Status, r.Message)
+	}
+	c.only(o)
 }

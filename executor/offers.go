@@ -8,6 +8,7 @@ import (
 	"github.com/kilnbuild/kiln/executor/substitute"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store"
+	"github.com/kilnbuild/kiln/store/local"
 )
 
 // Offers gives what the substituters have of some objects, nil for those that none of
@@ -34,6 +35,7 @@ type offers struct {
 
 	mu       sync.Mutex
 	known    map[nix.StorePath]*offerAnswer
+	realised map[nix.DrvOutput]*realisationAnswer
 	warnings []string
 }
 
@@ -43,8 +45,14 @@ type offerAnswer struct {
 	err   error
 }
 
+type realisationAnswer struct {
+	once sync.Once
+	path nix.StorePath // "" for none
+	err  error
+}
+
 func newOffers(set *substitute.Set) *offers {
-	return &offers{set: set, known: make(map[nix.StorePath]*offerAnswer)}
+	return &offers{set: set, known: make(map[nix.StorePath]*offerAnswer), realised: make(map[nix.DrvOutput]*realisationAnswer)}
 }
 
 // of gives the offer of an object, nil if there is none. Trouble with substituters is
@@ -85,6 +93,47 @@ func (o *offers) ask(ctx context.Context, p nix.StorePath, ca nix.ContentAddress
 		}
 	}
 	return nil, nil
+}
+
+// realisation gives the object that an output is as a substituter has it, "" if none says
+// so. It is not known yet whether that one can be fetched.
+func (o *offers) realisation(ctx context.Context, st *local.Store, id nix.DrvOutput) (nix.StorePath, error) {
+	if o.set == nil || o.mass {
+		return "", nil
+	}
+	o.mu.Lock()
+	a := o.realised[id]
+	if a == nil {
+		a = &realisationAnswer{}
+		o.realised[id] = a
+	}
+	o.mu.Unlock()
+	a.once.Do(func() { a.path, a.err = o.askRealisation(ctx, st, id) })
+	return a.path, a.err
+}
+
+func (o *offers) askRealisation(ctx context.Context, st *local.Store, id nix.DrvOutput) (nix.StorePath, error) {
+	all, err := o.set.Substituters(ctx, o.warn)
+	if err != nil || len(all) == 0 {
+		return "", err
+	}
+	legacy, err := st.LegacyRealisationID(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	for _, from := range all {
+		r, err := o.set.Realisation(ctx, from, id, legacy)
+		if err == nil {
+			return r.OutPath, nil
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return "", cause
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			o.warn(err.Error())
+		}
+	}
+	return "", nil
 }
 
 func (o *offers) warn(text string) {

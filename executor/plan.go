@@ -9,6 +9,7 @@ import (
 
 	"github.com/kilnbuild/kiln/executor/substitute"
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/nix/drvopts"
 	"github.com/kilnbuild/kiln/store"
 )
@@ -165,6 +166,10 @@ func (p *planner) missing(ctx context.Context, drvPath nix.StorePath, drv *nix.D
 			}
 			if err == nil {
 				path = known.OutPath
+			} else if !p.settings.ExperimentalFeatures.Has(conf.CADerivations) {
+				return nil, false, nil
+			} else if path, err = p.offers.realisation(ctx, p.store, nix.DrvOutput{Drv: drvPath, Output: name}); err != nil {
+				return nil, false, err
 			}
 		}
 		if path == "" {

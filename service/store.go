@@ -174,18 +174,9 @@ func (s clientStore) VerifyStore(ctx context.Context, o *worker.VerifyStore, log
 	return n > 0, err
 }
 
-// repair builds an object again.
+// repair fetches or builds an object again.
 func (s clientStore) repair(ctx context.Context, p nix.StorePath, log nix.LogSink) error {
-	info, err := s.PathInfo(ctx, p)
-	if err != nil {
-		return err
-	}
-	if info.Deriver == "" {
-		return errors.New("it is not known which derivation it is built from")
-	}
-	results, err := s.builder().Build(ctx, &nix.BuildRequest{
-		Paths: []nix.DerivedPath{nix.Built(info.Deriver, nix.AllOutputs)}, Mode: nix.BuildRepair, Log: log,
-	})
+	results, err := s.builder().Build(ctx, &nix.BuildRequest{Paths: []nix.DerivedPath{nix.Opaque(p)}, Mode: nix.BuildRepair, Log: log})
 	if err != nil {
 		return err
 	}

@@ -19,8 +19,8 @@ func storeVerifyCommand(g *globals) *cobra.Command {
 		Short: "Check that the store is what its database says",
 		Long: "Checks that every valid object is there, and with --check-contents that its content has the hash that it was\n" +
 			"registered with. The exit code is 1 if anything is wrong.\n\n" +
-			"With --repair, what is damaged or missing is built again; what is missing and cannot be built is made\n" +
-			"invalid, unless something refers to it.",
+			"With --repair, what is damaged or missing is fetched from a substituter or built again; what is missing and\n" +
+			"can be had by neither is made invalid, unless something refers to it.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return g.withStore(c.Context(), false, func(conf *configuration, st *local.Store) (err error) {
@@ -53,37 +53,17 @@ func storeVerifyCommand(g *globals) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&contents, "check-contents", false, "hash the content of every object")
-	c.Flags().BoolVar(&repair, "repair", false, "build what is damaged or missing again")
+	c.Flags().BoolVar(&repair, "repair", false, "fetch or build what is damaged or missing again")
 	return c
 }
 
-// repairObject builds an object again.
+// repairObject fetches or builds an object again.
 func repairObject(ctx context.Context, x *executor.Executor, st *local.Store, p nix.StorePath) error {
-	derivers, err := st.ValidDerivers(ctx, p)
+	results, err := x.Build(ctx, &nix.BuildRequest{Paths: []nix.DerivedPath{nix.Opaque(p)}, Mode: nix.BuildRepair})
 	if err != nil {
 		return err
 	}
-	if info, err := st.PathInfo(ctx, p); err == nil && info.Deriver != "" {
-		valid, err := st.ValidPaths(ctx, []nix.StorePath{info.Deriver})
-		if err != nil {
-			return err
-		}
-		derivers = append(derivers, valid...)
-	}
-	err = fmt.Errorf("it is not known which derivation '%s' is built from: copy it from elsewhere", st.Dir().Join(p))
-	for _, drv := range derivers {
-		var results []nix.BuildResult
-		results, err = x.Build(ctx, &nix.BuildRequest{
-			Paths: []nix.DerivedPath{nix.Built(drv, nix.AllOutputs)}, Mode: nix.BuildRepair,
-		})
-		if err != nil {
-			return err
-		}
-		if err = failures(st.Dir(), results, func(string) {}); err == nil {
-			return nil
-		}
-	}
-	return err
+	return failures(st.Dir(), results, func(string) {})
 }
 
 func storeOptimiseCommand(g *globals) *cobra.Command {
