@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/kilnbuild/kiln/executor/build"
 	"github.com/kilnbuild/kiln/executor/substitute"
+	"github.com/kilnbuild/kiln/internal/rmtree"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/sign"
 	"github.com/kilnbuild/kiln/store"
@@ -106,7 +108,8 @@ func (l *eventLog) said(text string) bool {
 
 func newCustomer(t *testing.T, keys sign.Keys, change func(*Settings), shops ...*shop) *customer {
 	t.Helper()
-	opts := local.ChrootOptions(t.TempDir())
+	root := t.TempDir()
+	opts := local.ChrootOptions(root)
 	opts.VerifySignatures = func(i *nix.PathInfo) error {
 		if !keys.TrustedObject(dir, i) {
 			return errors.New("nobody trusts it")
@@ -132,7 +135,12 @@ func newCustomer(t *testing.T, keys sign.Keys, change func(*Settings), shops ...
 		change(&settings)
 	}
 	x := New(st, &build.Machine{Store: st}, settings)
-	t.Cleanup(func() { errors.Join(x.Close(), st.Close()) })
+	t.Cleanup(func() {
+		// What is in a store cannot be removed by who has no privilege otherwise.
+		if err := errors.Join(x.Close(), st.Close(), rmtree.RemoveTree(filepath.Join(root, "nix"))); err != nil {
+			t.Error(err)
+		}
+	})
 	return &customer{Executor: x, t: t, store: st}
 }
 

@@ -78,3 +78,18 @@ func TestAddManyBounded(t *testing.T) {
 	}
 	storetest.CheckMissing(t, s, o.Info.Path)
 }
+
+// TestAddManyPlainFile has an object that is one file and is named by no content.
+func TestAddManyPlainFile(t *testing.T) {
+	s := open(t, options(t, tempDir(t)))
+	archive := storetest.Archive(t, storetest.Node{Content: "text"})
+	info := &nix.PathInfo{Path: "00000000000000000000000000000000-file", NARHash: nix.HashBytes(nix.SHA256, archive), NARSize: int64(len(archive))}
+	err := s.AddMany(t.Context(), []*nix.PathInfo{info}, func(_ context.Context, _ int, w io.Writer) error {
+		_, err := w.Write(archive)
+		return err
+	}, store.AddOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	storetest.Check(t, s, storetest.Object{Info: *info, NAR: archive})
+}
