@@ -38,7 +38,7 @@ func serve(t *testing.T, opts Options, objects ...storetest.Object) *served {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := local.ChrootOptions(t.TempDir())
+	options := local.ChrootOptions(storetest.Root(t))
 	options.CADerivations = true
 	st, err := local.Open(t.Context(), options)
 	if err != nil {

@@ -42,7 +42,7 @@ func exported(t testing.TB) (dep, top storetest.Object, stream []byte) {
 // for which archives are kept.
 func TestReadWrite(t *testing.T) {
 	dep, top, stream := exported(t)
-	opts := local.ChrootOptions(t.TempDir())
+	opts := local.ChrootOptions(storetest.Root(t))
 	opts.FsyncMetadata = false
 	late, err := local.Open(t.Context(), opts)
 	if err != nil {
