@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -185,6 +186,9 @@ func TestEveryTruncation(t *testing.T) {
 // TestT19EveryByteChanged changes each byte of an archive in several ways. What
 // is accepted must have one form only.
 func TestT19EveryByteChanged(t *testing.T) {
+	if os.Getenv("KILN_ROOT_RAN") == "1" {
+		t.Skip("root has just done it, and nothing of it depends on who does")
+	}
 	accepted := 0
 	for i := range len(sample) {
 		for _, flip := range []byte{1, 2, 8, 0x20, 0x80, 0xff, sample[i]} {
