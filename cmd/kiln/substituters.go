@@ -23,7 +23,8 @@ import (
 type substituters struct {
 	mu   sync.Mutex
 	sets map[string]*sharedSet
-	// remembered is opened when the first set is, nil if it cannot be.
+	// remembered is opened when the first substituter is: most builds ask none. It is nil
+	// if it cannot be.
 	remembered *lookups.Cache
 	opened     bool
 }
@@ -56,12 +57,12 @@ func (s *substituters) use(c *configuration) (*substitute.Set, func(), error) {
 	defer s.mu.Unlock()
 	shared := s.sets[id]
 	if shared == nil {
-		own := *c
-		own.lookups = s.lookups(c)
 		shared = &sharedSet{}
 		shared.set = substitute.New(substitute.Config{
 			Dir: dir, URIs: c.settings.Substituters, RequireSignatures: c.settings.RequireSigs, Keys: keys,
 			Open: func(ctx context.Context, uri string) (*substitute.Substituter, error) {
+				own := *c
+				own.lookups = s.lookups(c)
 				return shared.open(ctx, &own, uri)
 			},
 		})
@@ -84,6 +85,8 @@ func (s *substituters) lookups(c *configuration) *lookups.Cache {
 	ttl := lookups.TTL{
 		Positive: c.settings.NarinfoCachePositiveTTL, Negative: c.settings.NarinfoCacheNegativeTTL, Meta: c.settings.NarinfoCacheMetaTTL,
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if dir := conf.Host().CacheDir(); !s.opened && dir != "" {
 		s.opened = true
 		var err error
