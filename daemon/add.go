@@ -133,6 +133,7 @@ func (s *session) addMultipleToStore(ctx context.Context, r *worker.AddMultipleT
 		return nil, err
 	}
 	objects := worker.NewObjectReader(b, s.dir, s.cfg.Limits.Wire)
+	defer objects.Release()
 	for {
 		info, archive, err := objects.Next()
 		if err == io.EOF {

@@ -7,9 +7,11 @@ import (
 	"io"
 	"slices"
 
+	"github.com/kilnbuild/kiln/internal/spool"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/sign"
 	"github.com/kilnbuild/kiln/store"
+	"github.com/kilnbuild/kiln/wire"
 	"github.com/kilnbuild/kiln/wire/worker"
 )
 
@@ -131,14 +133,7 @@ func (s *session) aboutStore(ctx context.Context, r *worker.EmptyRequest) (reply
 		if !ok {
 			return nil, lacks(r.Operation)
 		}
-		var all []nix.StorePath
-		for p, err := range st.AllValidPaths(ctx) {
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, p)
-		}
-		return paths(all, nil)
+		return s.allValidPaths(ctx, st)
 	case worker.OpOptimiseStore:
 		st, ok := s.store.(Optimiser)
 		if !ok {
@@ -149,6 +144,32 @@ func (s *session) aboutStore(ctx context.Context, r *worker.EmptyRequest) (reply
 		return s.findRoots(ctx, r)
 	}
 	return s.importPaths(ctx) // it is the only one that is left
+}
+
+// allValidPaths replies with all valid paths, which may be millions: their number goes first,
+// so that they have to be kept somewhere.
+func (s *session) allValidPaths(ctx context.Context, st PathLister) (reply, error) {
+	kept := &spool.Spool{Dir: s.cfg.TempDir}
+	e := &worker.Encoder{Writer: wire.NewWriter(kept), Protocol: s.d.Protocol}
+	n := uint64(0)
+	for p, err := range st.AllValidPaths(ctx) {
+		if err != nil {
+			kept.Close()
+			return nil, err
+		}
+		e.StorePath(p)
+		n++
+	}
+	if err := e.Flush(); err != nil {
+		kept.Close()
+		return nil, err
+	}
+	return func(e *worker.Encoder) error {
+		defer kept.Close()
+		e.Uint64(n)
+		_, err := io.Copy(e, kept.Reader())
+		return err
+	}, nil
 }
 
 func (s *session) queryPathFromHashPart(ctx context.Context, r *worker.QueryPathFromHashPart) (reply, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -80,6 +81,7 @@ func converse(ctx context.Context, conn io.ReadWriteCloser, cfg Config) (err err
 	protocol := worker.Protocol{Dir: cfg.Store.Dir()}
 	s := &session{cfg: cfg, store: cfg.Store, builder: cfg.Builder, dir: protocol.Dir, verbosity: uint64(logline.Info)}
 	s.d = &worker.Decoder{Reader: wire.NewReader(conn, cfg.Limits.Wire), Protocol: protocol}
+	defer s.d.Begin()
 	out := newPacer(conn, cfg.Limits.Stall)
 	defer func() {
 		if out.stop() && err != nil {
@@ -147,10 +149,37 @@ func converse(ctx context.Context, conn io.ReadWriteCloser, cfg Config) (err err
 		}
 		if err := s.one(ctx); err == errDrained {
 			return nil
+		} else if errors.Is(err, wire.ErrLimit) || errors.Is(err, wire.ErrBudget) {
+			return errors.Join(err, linger(conn))
 		} else if err != nil {
 			return err
 		}
 	}
+}
+
+const (
+	lingerBytes = 64 << 20
+	lingerTime  = 2 * time.Second
+)
+
+// linger reads for a while what a client still sends that has been told to stop: it would not
+// get to what it was told if the connection were closed with that unread.
+func linger(conn io.Reader) error {
+	c, ok := conn.(interface {
+		CloseWrite() error
+		SetDeadline(time.Time) error
+	})
+	if !ok {
+		return nil
+	}
+	if err := errors.Join(c.CloseWrite(), c.SetDeadline(time.Now().Add(lingerTime))); err != nil {
+		return err
+	}
+	_, err := io.CopyN(io.Discard, conn, lingerBytes)
+	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 // errDrained says that the request that was carried out was the last one.
@@ -208,6 +237,7 @@ func (e fatalError) Unwrap() error { return e.error }
 
 // one reads one request and carries it out. An error ends the connection.
 func (s *session) one(ctx context.Context) error {
+	defer s.d.Begin() // the request is not needed any more
 	req, err := worker.ReadRequest(s.d)
 	if err != nil {
 		s.out.fail(err)

@@ -14,6 +14,7 @@ import (
 	"github.com/kilnbuild/kiln/daemon/socket"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
+	"github.com/kilnbuild/kiln/wire"
 	"github.com/kilnbuild/kiln/wire/worker"
 )
 
@@ -34,7 +35,8 @@ type Config struct {
 	TempDir    string // as daemon.Config has it
 	Limits     daemon.Limits
 	// MaxConnections is how many clients are served at once; zero stands for
-	// DefaultMaxConnections. Others are told so.
+	// DefaultMaxConnections. One user who is not trusted may have half of them. Others are
+	// told so.
 	MaxConnections int
 	// Log is told what an operator should know, a line at a time, from any goroutine;
 	// details too if they are wanted.
@@ -44,6 +46,10 @@ type Config struct {
 
 // DefaultMaxConnections is the default of Config.MaxConnections.
 const DefaultMaxConnections = 1024
+
+// maxReceived is how many bytes all clients' requests may take together, besides what is
+// streamed: twice what one may.
+const maxReceived = 2 * wire.DefaultMessage
 
 const (
 	// maxRefusals is how many clients are told at once that they are not served. Any
@@ -62,6 +68,7 @@ type Server struct {
 	drain       chan struct{}
 	drainOnce   sync.Once
 	slots       chan struct{}
+	shares      shares
 	refusals    chan struct{}
 }
 
@@ -70,9 +77,13 @@ func New(cfg Config) *Server {
 	if cfg.MaxConnections == 0 {
 		cfg.MaxConnections = DefaultMaxConnections
 	}
+	if cfg.Limits.Wire.Budget == nil {
+		cfg.Limits.Wire.Budget = wire.NewBudget(maxReceived)
+	}
 	s := &Server{
 		cfg: cfg, drain: make(chan struct{}),
 		slots: make(chan struct{}, cfg.MaxConnections), refusals: make(chan struct{}, maxRefusals),
+		shares: shares{most: (cfg.MaxConnections + 1) / 2, held: make(map[uint32]int)},
 	}
 	s.generations.settings, s.generations.load, s.generations.open = cfg.First, cfg.Load, cfg.Open
 	s.generations.warn = func(err error) { s.log("warning: %v", err) }
@@ -192,6 +203,14 @@ func (s *Server) client(ctx context.Context, conn net.Conn) {
 			s.refuse(ctx, conn, err)
 		}
 		return
+	}
+	if client.Trust != worker.Trusted {
+		if err := s.shares.enter(client); err != nil {
+			s.log("warning: a client was turned away: %v", err)
+			s.refuse(ctx, conn, err)
+			return
+		}
+		defer s.shares.leave(client)
 	}
 	if s.cfg.Verbose {
 		s.log("accepted connection from pid %d, user %s%s", client.PID, client.User, trustNote(client.Trust))

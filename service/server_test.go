@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/kilnbuild/kiln/nix/logline"
 	"github.com/kilnbuild/kiln/store/local"
 	"github.com/kilnbuild/kiln/store/storetest"
+	"github.com/kilnbuild/kiln/wire"
 	"github.com/kilnbuild/kiln/wire/worker"
 )
 
@@ -145,6 +147,33 @@ func TestReplaced(t *testing.T) {
 	}
 }
 
+// TestMigrated has another program migrate the store below the server, as Nix does: it writes
+// the file with the version anew.
+func TestMigrated(t *testing.T) {
+	h := newHost(t, "", nil)
+	object := storetest.Text(t, nix.DefaultStoreDir, "object", "content")
+	first := h.connect()
+	h.addText(first)
+	schema := filepath.Join(h.root, "state", "db", "schema")
+	if err := os.WriteFile(schema+".new", []byte(read(t, schema)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(schema+".new", schema); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if g := h.connect(); !g.valid(object.Info.Path) {
+			t.Error("what was there before is not valid")
+		}
+	}
+	if n := h.opened.Load(); n != 2 {
+		t.Errorf("%d stores were opened", n)
+	}
+	if !first.valid(object.Info.Path) {
+		t.Error("a client that stayed does not see the store any more")
+	}
+}
+
 // addText adds the same object each time.
 func (h *host) addText(g *guest) {
 	g.t.Helper()
@@ -204,6 +233,59 @@ func TestTooMany(t *testing.T) {
 	for end := time.Now().Add(10 * time.Second); ; {
 		if g, err := h.dial(); err == nil {
 			h.addText(g)
+			return
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestShares has a user who is not trusted take all connections that one may have.
+func TestShares(t *testing.T) {
+	h := newHost(t, "", func(c *Config) { c.MaxConnections, c.ForceTrust = 4, worker.NotTrusted })
+	one := h.connect()
+	h.connect()
+	if _, err := h.dial(); !strings.Contains(told(err), "has 2 connections to the daemon, which is as many as one user may have") {
+		t.Errorf("one too many was told: %v", err)
+	}
+	one.conn.Close()
+	for end := time.Now().Add(10 * time.Second); ; {
+		if _, err := h.dial(); err == nil {
+			return
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestBudget has one client send so much that there is no room for another's request, and
+// is none the worse for it.
+func TestBudget(t *testing.T) {
+	h := newHost(t, "", func(c *Config) { c.Limits.Wire.Budget = wire.NewBudget(1 << 20) })
+	greedy, other := h.connect(), h.connect()
+	text := strings.Repeat("x", 1<<20)
+	greedy.e.Uint64(uint64(worker.OpAddTextToStore))
+	greedy.e.Text("object")
+	greedy.e.Uint64(1 << 20)
+	greedy.e.Write([]byte(text[:1<<20-1])) // it never sends the last byte
+	greedy.e.Flush()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		g := h.connect()
+		err := g.ask(&worker.AddTextToStore{Name: "object", Content: []byte(text[:1<<18])})
+		g.conn.Close()
+		if strings.Contains(told(err), "received from all clients together") {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("there was room: %v", err)
+		}
+	}
+	h.addText(other) // what is small needs none
+	greedy.conn.Close()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		g := h.connect()
+		err := g.ask(&worker.AddTextToStore{Name: "object", Content: []byte(text[:1<<18])})
+		g.conn.Close()
+		if err == nil {
 			return
 		} else if time.Now().After(end) {
 			t.Fatal(err)
@@ -316,13 +398,11 @@ func TestImportsAborted(t *testing.T) {
 	good := storetest.Archive(t, storetest.Node{Content: strings.Repeat("0123456789abcdef", size/16)})
 	info := &nix.PathInfo{Path: "00000000000000000000000000000000-big", NARHash: nix.HashBytes(nix.SHA256, good), NARSize: int64(len(good))}
 	request := &worker.AddToStoreNar{Info: info, DontCheckSigs: true}
-	memory := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
+	memory := func() int64 {
+		debug.FreeOSMemory()
+		return resident(t)
 	}
-	var before uint64
+	var before int64
 	for i := range 100 {
 		if i == 10 {
 			before = memory()
@@ -356,8 +436,8 @@ func TestImportsAborted(t *testing.T) {
 			t.Fatalf("import %d: it is valid", i)
 		}
 	}
-	if after := memory(); after > before+4<<20 {
-		t.Errorf("heap of %d bytes, and then of %d", before, after)
+	if after := memory(); after > before+16<<20 { // of 200 MiB that were sent
+		t.Errorf("%d bytes of memory, and then %d", before, after)
 	}
 	g.must(request, func(w io.Writer) { w.Write(good) })
 	if !g.valid(info.Path) {
@@ -377,4 +457,18 @@ func TestImportsAborted(t *testing.T) {
 		}
 		t.Errorf("left: %s", e.Name())
 	}
+}
+
+// resident is how many bytes of memory this process has; 0 where the system does not tell.
+func resident(t *testing.T) int64 {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/statm")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0
+	}
+	var total, pages int64
+	if _, serr := fmt.Sscan(string(text), &total, &pages); err != nil || serr != nil {
+		t.Fatal(err, serr)
+	}
+	return pages * int64(os.Getpagesize())
 }

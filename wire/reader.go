@@ -22,6 +22,9 @@ type Limits struct {
 	String  int   // bytes of one string
 	Count   int   // elements of one list, set or map
 	Message int64 // bytes of memory for all strings and elements of one message
+	// Budget bounds the messages of several Readers together, if it is not nil. Whoever
+	// stops reading from one of them calls Begin for the last time.
+	Budget *Budget
 }
 
 // ErrLimit is wrapped by the errors that say that something is beyond the limits.
@@ -42,7 +45,9 @@ const bufferSize = 32 << 10
 type Reader struct {
 	br     *bufio.Reader
 	limits Limits
-	left   int64
+	left   int64 // of Limits.Message
+	used   int64 // bytes of strings of the message
+	held   int64 // bytes taken from Limits.Budget
 	err    error
 }
 
@@ -59,9 +64,6 @@ func NewReader(r io.Reader, limits Limits) *Reader {
 	}
 	return &Reader{br: bufio.NewReaderSize(r, bufferSize), limits: limits, left: limits.Message}
 }
-
-// Begin says that a new message begins: Limits.Message counts from here.
-func (r *Reader) Begin() { r.left = r.limits.Message }
 
 // Err is the first error, nil if there was none. Where the stream ended, it wraps
 // io.ErrUnexpectedEOF.
@@ -201,12 +203,16 @@ func (r *Reader) BytesUpTo(limit int) []byte {
 // take reads n bytes into memory that grows as they arrive.
 func (r *Reader) take(n int) []byte {
 	b := make([]byte, min(n, bufferSize))
-	if !r.fill(b, "string") {
+	if !r.charge(len(b)) || !r.fill(b, "string") {
 		return nil
 	}
 	for len(b) < n {
 		have := len(b)
-		b = append(b, make([]byte, min(n-have, have))...)
+		more := min(n-have, have)
+		if !r.charge(more) {
+			return nil
+		}
+		b = append(b, make([]byte, more)...)
 		if !r.fill(b[have:], "string") {
 			return nil
 		}

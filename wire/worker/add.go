@@ -190,6 +190,9 @@ func NewObjectReader(r io.Reader, dir nix.StoreDir, limits wire.Limits) *ObjectR
 	return &ObjectReader{d: d, left: d.Uint64()}
 }
 
+// Release says that nothing more is read.
+func (r *ObjectReader) Release() { r.d.Begin() }
+
 // Next reads what is known of the next object, whose archive is then to be read,
 // to its end, from the reader that Next returns. After the last one it returns
 // io.EOF.
