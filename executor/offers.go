@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/kilnbuild/kiln/executor/substitute"
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/local"
@@ -21,7 +22,7 @@ func (v *View) Offers(ctx context.Context, paths []nix.StorePath, cas map[nix.St
 	}
 	o := newOffers(v.settings.Substituters)
 	o.mass = mass
-	err := each(ctx, len(paths), func(ctx context.Context, i int) (err error) {
+	err := until.Each(ctx, len(paths), lookups, func(ctx context.Context, i int) (err error) {
 		found[i], err = o.of(ctx, paths[i], cas[paths[i]])
 		return err
 	})
@@ -140,30 +141,4 @@ func (o *offers) warn(text string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.warnings = append(o.warnings, text)
-}
-
-// each calls f for all numbers below n, some at once, until one fails.
-func each(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	next := make(chan int)
-	for range min(lookups, n) {
-		wg.Go(func() {
-			for i := range next {
-				if ctx.Err() != nil {
-					continue
-				}
-				if err := f(ctx, i); err != nil {
-					cancel(err)
-				}
-			}
-		})
-	}
-	for i := range n {
-		next <- i
-	}
-	close(next)
-	wg.Wait()
-	return context.Cause(ctx)
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/kilnbuild/kiln/executor/substitute"
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/nix/drvopts"
@@ -67,7 +68,7 @@ func (p *planner) prepare(ctx context.Context, round []step) error {
 	for len(round) > 0 {
 		var mu sync.Mutex
 		var next []step
-		err := each(ctx, len(round), func(ctx context.Context, i int) error {
+		err := until.Each(ctx, len(round), lookups, func(ctx context.Context, i int) error {
 			_, further, err := p.look(ctx, round[i])
 			mu.Lock()
 			defer mu.Unlock()

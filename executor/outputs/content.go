@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/githash"
 	"github.com/kilnbuild/kiln/nix/nar"
@@ -111,9 +112,9 @@ func (c *collector) hashContent(ctx context.Context, f *found, algo nix.HashAlgo
 		return nix.Hash{}, err
 	}
 	if f.Spec.Method == nix.Recursive {
-		_, err = nar.Dump(cancellable{ctx, w}, f.at, nar.DumpOptions{})
+		_, err = nar.Dump(until.Writer(ctx, w), f.at, nar.DumpOptions{})
 	} else {
-		err = readFile(f.at, cancellable{ctx, w})
+		err = readFile(f.at, until.Writer(ctx, w))
 	}
 	if err == nil {
 		err = w.Close()
@@ -158,7 +159,7 @@ func dumpRewritten(ctx context.Context, w io.Writer, path string, rewrites map[s
 	if err != nil {
 		return err
 	}
-	if _, err := nar.Dump(cancellable{ctx, rewriter}, path, nar.DumpOptions{}); err != nil {
+	if _, err := nar.Dump(until.Writer(ctx, rewriter), path, nar.DumpOptions{}); err != nil {
 		return err
 	}
 	return rewriter.Close()
@@ -180,19 +181,6 @@ func through(write func(io.Writer) error, read func(io.Reader) error) error {
 		err = werr
 	}
 	return err
-}
-
-// cancellable ends writing when its context ends.
-type cancellable struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (c cancellable) Write(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.w.Write(p)
 }
 
 func readFile(path string, w io.Writer) error {

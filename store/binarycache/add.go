@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/nar"
 	"github.com/kilnbuild/kiln/nix/narinfo"
@@ -51,7 +52,7 @@ func (c *Cache) add(ctx context.Context, info *nix.PathInfo, archive io.Reader, 
 			return fmt.Errorf("reference '%s': %w", c.opts.Dir.Join(r), store.ErrNotFound)
 		}
 	}
-	archive = cancellableReader{ctx, archive}
+	archive = until.Reader(ctx, archive)
 	if slices.Contains(there, info.Path) && !opts.Repair {
 		_, err := nar.Skip(archive, limits)
 		return err

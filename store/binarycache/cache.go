@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/nar"
 	"github.com/kilnbuild/kiln/nix/narinfo"
@@ -320,41 +321,10 @@ func (c *Cache) PathInfo(ctx context.Context, p nix.StorePath) (*nix.PathInfo, e
 // queries is how many narinfos are asked for at once.
 const queries = 25
 
-// each runs f for all numbers below n, some at once, until one fails.
-func each(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	var once sync.Once
-	var failure error
-	next := make(chan int)
-	for range min(queries, n) {
-		wg.Go(func() {
-			for i := range next {
-				if err := f(ctx, i); err != nil {
-					once.Do(func() { failure = err; cancel(err) })
-				}
-			}
-		})
-	}
-	for i := range n {
-		if ctx.Err() != nil {
-			break
-		}
-		next <- i
-	}
-	close(next)
-	wg.Wait()
-	if failure == nil {
-		failure = context.Cause(ctx)
-	}
-	return failure
-}
-
 // PathInfos implements store.InfoSource.
 func (c *Cache) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error) {
 	infos := make([]*nix.PathInfo, len(paths))
-	err := each(ctx, len(paths), func(ctx context.Context, i int) (err error) {
+	err := until.Each(ctx, len(paths), queries, func(ctx context.Context, i int) (err error) {
 		infos[i], err = c.PathInfo(ctx, paths[i])
 		return err
 	})
@@ -364,7 +334,7 @@ func (c *Cache) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.Pa
 // ValidPaths implements store.BatchSource.
 func (c *Cache) ValidPaths(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
 	there := make([]bool, len(paths))
-	err := each(ctx, len(paths), func(ctx context.Context, i int) (err error) {
+	err := until.Each(ctx, len(paths), queries, func(ctx context.Context, i int) (err error) {
 		there[i], err = c.files.exists(ctx, narinfoName(paths[i]))
 		return err
 	})
@@ -418,7 +388,7 @@ func (c *Cache) archive(ctx context.Context, i *narinfo.Info, w io.Writer) error
 	defer unpacked.Close()
 	sum := nix.SHA256.New()
 	// One byte more, to see that there is more.
-	n, err := io.Copy(io.MultiWriter(cancellable{ctx, w}, sum), io.LimitReader(unpacked, i.NARSize+1))
+	n, err := io.Copy(io.MultiWriter(until.Writer(ctx, w), sum), io.LimitReader(unpacked, i.NARSize+1))
 	switch {
 	case err != nil:
 		return fmt.Errorf("unpack '%s': %w", i.URL, err)
@@ -441,32 +411,6 @@ func unpack(ctx context.Context, i *narinfo.Info, packed io.Reader) (io.ReadClos
 		}
 	}
 	return decompress(i.Compression, packed)
-}
-
-// cancellable fails when its context has ended.
-type cancellable struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (c cancellable) Write(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.w.Write(p)
-}
-
-// cancellableReader fails when its context has ended.
-type cancellableReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c cancellableReader) Read(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }
 
 // limits are those of archives.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kilnbuild/kiln/internal/rmtree"
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/aterm"
 	"github.com/kilnbuild/kiln/nix/nar"
@@ -42,7 +43,7 @@ func (s *Store) add(ctx context.Context, info *nix.PathInfo, archive io.Reader, 
 		return err
 	}
 	if valid && !opts.Repair {
-		_, err := nar.Skip(cancellableReader{ctx, archive}, nar.Limits{})
+		_, err := nar.Skip(until.Reader(ctx, archive), nar.Limits{})
 		return err
 	}
 	t, err := s.receive(ctx, archive)

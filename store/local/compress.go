@@ -16,6 +16,7 @@ import (
 
 	"github.com/dsnet/compress/bzip2"
 	"github.com/kilnbuild/kiln/internal/dirfd"
+	"github.com/kilnbuild/kiln/internal/until"
 )
 
 // emptyLog is the compressed form of nothing, as bzip2 writes it.
@@ -148,7 +149,7 @@ func (c *compressor) compress(job *compression) error {
 	}
 	var in io.Reader = bytes.NewReader(job.text)
 	if job.text == nil {
-		in = cancellableReader{c.hurry, plain}
+		in = until.Reader(c.hurry, plain)
 	}
 	err = job.replace(plain, func(out io.Writer) error { return c.encode(out, in) })
 	if job.written.Size() > bigLog {

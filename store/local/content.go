@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 )
 
@@ -38,7 +39,7 @@ func (s *Store) addContent(ctx context.Context, name string, method nix.ContentA
 		if algo != nix.SHA256 {
 			return nil, errors.New("text is hashed with sha256 only")
 		}
-		text, err := io.ReadAll(io.LimitReader(cancellableReader{ctx, content}, maxDerivation+1))
+		text, err := io.ReadAll(io.LimitReader(until.Reader(ctx, content), maxDerivation+1))
 		if err != nil {
 			return nil, err
 		}
@@ -87,7 +88,7 @@ func (s *Store) addFlat(ctx context.Context, name string, algo nix.HashAlgorithm
 	if err != nil {
 		return nil, err
 	}
-	_, err = io.Copy(f, cancellableReader{ctx, content})
+	_, err = io.Copy(f, until.Reader(ctx, content))
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, explain(err)
 	}

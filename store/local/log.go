@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/store"
 )
@@ -60,7 +61,7 @@ func (s *Store) BuildLog(_ context.Context, drv nix.StorePath) (io.ReadCloser, e
 func (s *Store) AddBuildLog(ctx context.Context, drv nix.StorePath, log io.Reader) error {
 	have, err := s.BuildLog(ctx, drv)
 	if err == nil {
-		_, err = io.Copy(io.Discard, cancellableReader{ctx, log})
+		_, err = io.Copy(io.Discard, until.Reader(ctx, log))
 		return errors.Join(err, have.Close())
 	}
 	if !errors.Is(err, store.ErrNotFound) {
@@ -70,7 +71,7 @@ func (s *Store) AddBuildLog(ctx context.Context, drv nix.StorePath, log io.Reade
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(w, cancellableReader{ctx, log}); err != nil {
+	if _, err := io.Copy(w, until.Reader(ctx, log)); err != nil {
 		return errors.Join(fmt.Errorf("add build log of '%s': %w", s.opts.StoreDir.Join(drv), err), w.file.Close(), os.Remove(w.path))
 	}
 	return w.Close()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/nar"
 	"github.com/kilnbuild/kiln/store"
@@ -248,7 +249,7 @@ func (s *Store) NAR(ctx context.Context, p nix.StorePath, w io.Writer) error {
 
 // KnownNAR implements store.KnownSource.
 func (s *Store) KnownNAR(ctx context.Context, info *nix.PathInfo, w io.Writer) error {
-	_, err := nar.Dump(cancellableWriter{ctx, w}, s.RealPath(info.Path), nar.DumpOptions{Name: s.opts.StoreDir.Join(info.Path)})
+	_, err := nar.Dump(until.Writer(ctx, w), s.RealPath(info.Path), nar.DumpOptions{Name: s.opts.StoreDir.Join(info.Path)})
 	return err
 }
 
@@ -290,30 +291,4 @@ func (s *Store) readObject(p nix.StorePath, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("read store object '%s': %w", s.opts.StoreDir.Join(p), err)
 	}
 	return data, nil
-}
-
-// cancellableWriter fails when its context has ended.
-type cancellableWriter struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (c cancellableWriter) Write(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.w.Write(p)
-}
-
-// cancellableReader fails when its context has ended.
-type cancellableReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c cancellableReader) Read(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

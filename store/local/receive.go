@@ -12,6 +12,7 @@ import (
 
 	"github.com/kilnbuild/kiln/internal/dirfd"
 	"github.com/kilnbuild/kiln/internal/rmtree"
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/githash"
 	"github.com/kilnbuild/kiln/nix/nar"
@@ -40,7 +41,7 @@ func (s *Store) receive(ctx context.Context, r io.Reader, others ...hash.Hash) (
 	}
 	sum := nix.SHA256.New()
 	d := newDigest(append(others, sum)...)
-	stats, err := nar.RestoreAt(dir, name, io.TeeReader(cancellableReader{ctx, r}, d), nar.RestoreOptions{})
+	stats, err := nar.RestoreAt(dir, name, io.TeeReader(until.Reader(ctx, r), d), nar.RestoreOptions{})
 	d.wait()
 	if err != nil {
 		s.room.leave()

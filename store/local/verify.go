@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/nar"
 )
@@ -109,7 +110,7 @@ func (v *verifier) object(ctx context.Context, p nix.StorePath) error {
 	}
 	digest := nix.SHA256.New()
 	d := newDigest(digest)
-	size, err := nar.Dump(cancellableWriter{ctx, d}, v.store.RealPath(p), nar.DumpOptions{})
+	size, err := nar.Dump(until.Writer(ctx, d), v.store.RealPath(p), nar.DumpOptions{})
 	d.wait()
 	if cause := context.Cause(ctx); cause != nil {
 		return cause

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/nar"
 	"github.com/kilnbuild/kiln/store"
@@ -30,7 +31,7 @@ func (s *Store) add(ctx context.Context, info *nix.PathInfo, archive io.Reader, 
 	body := func(w io.Writer) error {
 		// The end is sent after the content was found to be right, or never.
 		return store.WriteContent(w, s.opts.Dir, info, func(w io.Writer) error {
-			_, err := nar.CopyArchive(w, cancellable{ctx, archive}, nar.Limits{})
+			_, err := nar.CopyArchive(w, until.Reader(ctx, archive), nar.Limits{})
 			return err
 		})
 	}
@@ -79,19 +80,6 @@ func (c *conn) asked(r worker.Request, l worker.Listener, body func(io.Writer) e
 	return err
 }
 
-// cancellable fails when its context has ended.
-type cancellable struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c cancellable) Read(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}
-
 // AddMany implements store.BatchSink. Daemons before Nix 2.4 do not.
 func (s *Store) AddMany(ctx context.Context, infos []*nix.PathInfo, archive func(ctx context.Context, i int, w io.Writer) error, opts store.AddOptions) error {
 	const firstWith = 32 // the minor version
@@ -132,7 +120,7 @@ func (s *Store) AddContent(ctx context.Context, o *worker.AddToStore, dump io.Re
 			return nil
 		}
 		err := c.framed(o, s.listener(), func(w io.Writer) error {
-			_, err := io.Copy(w, cancellable{ctx, dump})
+			_, err := io.Copy(w, until.Reader(ctx, dump))
 			return err
 		})
 		if err == nil {

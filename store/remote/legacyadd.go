@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync/atomic"
 
+	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/nar"
 	"github.com/kilnbuild/kiln/store"
@@ -18,7 +19,7 @@ import (
 // for objects that would need one.
 func (s *Legacy) Add(ctx context.Context, info *nix.PathInfo, archive io.Reader, opts store.AddOptions) error {
 	err := s.add(ctx, []*nix.PathInfo{info}, func(ctx context.Context, _ int, w io.Writer) error {
-		_, err := nar.CopyArchive(w, cancellable{ctx, archive}, nar.Limits{})
+		_, err := nar.CopyArchive(w, until.Reader(ctx, archive), nar.Limits{})
 		return err
 	}, opts)
 	if err != nil && context.Cause(ctx) == nil {
