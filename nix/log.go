@@ -32,7 +32,7 @@ const (
 	EventWarning                         // something a person should know: Message
 	EventNotice                          // something a person asked to be told: Message
 	EventDiagnostic                      // something a person may want to know: Message
-	EventPlanned                         // there is a goal, and it waits for Inputs
+	EventPlanned                         // there is a goal, and it waits for Inputs; Expected, of one that is to be fetched
 	EventFetching                        // the object Path begins to come from elsewhere: Message says from where; Expected
 	EventTransfer                        // Done bytes have come, of Expected, for the goal Path: Message says what, if it is not Path itself
 	EventResources                       // what the builder has used so far: Resources
@@ -49,7 +49,7 @@ type Event struct {
 	// (EventPlanned). Those of them that no event of their own comes for are
 	// there already.
 	Inputs []StorePath
-	// Done and Expected count bytes (EventFetching, EventTransfer). Expected is 0
+	// Done and Expected count bytes (EventPlanned, EventFetching, EventTransfer). Expected is 0
 	// when nobody knows.
 	Done, Expected uint64
 	Resources      *Resources // EventResources; nobody changes it

@@ -1,6 +1,7 @@
 package progress
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -73,6 +74,8 @@ type goals struct {
 	dropped                     int // ended because another one failed
 
 	received uint64 // bytes of downloads that ended
+	coming   uint64 // bytes that waiting goals say they have
+	sized    int    // how many of them do
 	rate     rate
 }
 
@@ -113,10 +116,12 @@ func (gs *goals) become(g *goal, s goalState, now time.Time) {
 		gs.began = now
 	}
 	gs.quiet(g)
+	gs.come(g, -1)
 	was := g.active()
 	*gs.count(g.state)--
 	g.state = s
 	*gs.count(s)++
+	gs.come(g, 1)
 	switch {
 	case !was && g.active():
 		gs.active = append(gs.active, g)
@@ -128,6 +133,14 @@ func (gs *goals) become(g *goal, s goalState, now time.Time) {
 	}
 	if g.active() {
 		g.began, gs.latest = now, g
+	}
+}
+
+// come counts, or counts no more, what a goal has that waits to be fetched.
+func (gs *goals) come(g *goal, n int) {
+	if g.state == waiting && g.expected > 0 {
+		gs.coming += uint64(n) * g.expected
+		gs.sized += n
 	}
 }
 
@@ -153,6 +166,7 @@ func (gs *goals) planned(e nix.Event, now time.Time) {
 		return
 	}
 	if g.state == mentioned {
+		g.expected = e.Expected
 		gs.become(g, waiting, now)
 		if g.parent == nil {
 			gs.tops = append(gs.tops, g)
@@ -232,6 +246,7 @@ func (gs *goals) finished(e nix.Event, now time.Time) *goal {
 		gs.failed++
 	case ran && g.state == fetching:
 		gs.fetched++
+		g.done = max(g.done, g.expected) // nobody tells of each byte
 	case ran:
 		gs.built++
 	}
@@ -261,7 +276,7 @@ func (gs *goals) finished(e nix.Event, now time.Time) *goal {
 // transfers sums up the downloads: bytes that have come, and bytes that there
 // will be as far as is known.
 func (gs *goals) transfers() (done, expected uint64, any bool) {
-	done, expected = gs.received, gs.received
+	done, expected, any = gs.received, gs.received+gs.coming, gs.coming > 0
 	for _, g := range gs.active {
 		if g.state == fetching || g.done > 0 || g.expected > 0 {
 			done += g.done
@@ -271,6 +286,25 @@ func (gs *goals) transfers() (done, expected uint64, any bool) {
 	}
 	return done, expected, any
 }
+
+// left is how long the rest of the downloads takes at a speed in bytes per second, if
+// there is nothing else to be done and all say how large they are.
+func (gs *goals) left(perSecond float64) (time.Duration, bool) {
+	if gs.building > 0 || gs.built > 0 || gs.unknown > 0 || gs.waiting > gs.sized || perSecond <= 0 {
+		return 0, false
+	}
+	for _, g := range gs.active {
+		if g.expected == 0 {
+			return 0, false
+		}
+	}
+	done, expected, _ := gs.transfers()
+	seconds := math.Ceil(float64(expected-done) / perSecond)
+	return time.Duration(seconds) * time.Second, expected > done && seconds < longest.Seconds()
+}
+
+// longest is from how long on nobody is told how long it takes.
+const longest = 100 * time.Hour
 
 // rate measures how fast a count grows, over the last seconds.
 type rate struct {

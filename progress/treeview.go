@@ -186,6 +186,9 @@ func (p *painter) counts(r *row, words bool) *row {
 		r.add(dim, p.glyph.separator).add(remote, progressBytes(done, expected))
 		if perSecond > 0 {
 			r.add(plain, " "+size(uint64(perSecond))+"/s")
+			if left, ok := gs.left(perSecond); ok {
+				r.add(plain, ", "+seconds(left)+" left")
+			}
 		}
 	}
 	return r

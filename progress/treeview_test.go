@@ -86,7 +86,7 @@ func TestManyDownloads(t *testing.T) {
 ↓ name            ──────────  0 B/2.0 MiB                                    2s
 ↓ long-name       ━━━━━─────  1.0/2.0 MiB                                    2s
 ↓ long-long-name  ━━━━━━━━━━  2.0 MiB                                        2s
-↓ 3 fetching │ 3.0/6.0 MiB 1.5 MiB/s                                         2s
+↓ 3 fetching │ 3.0/6.0 MiB 1.5 MiB/s, 2s left                                2s
 `, "\n")
 	if got := w.screen(); got != want {
 		t.Errorf("the screen shows\n%s, want\n%s", got, want)

@@ -214,7 +214,7 @@ func (c *copier) copy(ctx context.Context, infos []*nix.PathInfo) error {
 		copied := *info
 		copied.Ultimate = false
 		sorted[i] = &copied
-		c.event(nix.Event{Kind: nix.EventPlanned, Path: info.Path})
+		c.event(nix.Event{Kind: nix.EventPlanned, Path: info.Path, Expected: uint64(max(info.NARSize, 0))})
 	}
 	if to, ok := c.to.(BatchSink); ok {
 		err := c.addMany(ctx, to, sorted)
