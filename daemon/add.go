@@ -127,27 +127,6 @@ func (s *session) addToStoreNar(ctx context.Context, r *worker.AddToStoreNar, b 
 	return nothing, s.store.Add(ctx, r.Info, archive, opts)
 }
 
-func (s *session) addMultipleToStore(ctx context.Context, r *worker.AddMultipleToStore, b *body) (reply, error) {
-	opts, err := s.addOptions(r.Repair, r.DontCheckSigs)
-	if err != nil {
-		return nil, err
-	}
-	objects := worker.NewObjectReader(b, s.dir, s.cfg.Limits.Wire)
-	defer objects.Release()
-	for {
-		info, archive, err := objects.Next()
-		if err == io.EOF {
-			return nothing, nil
-		} else if err != nil {
-			return nil, err
-		}
-		info.Ultimate = false
-		if err := s.store.Add(ctx, info, archive, opts); err != nil {
-			return nil, err
-		}
-	}
-}
-
 func (s *session) addBuildLog(ctx context.Context, r *worker.AddBuildLog, b *body) (reply, error) {
 	st, ok := s.store.(LogAdder)
 	switch {

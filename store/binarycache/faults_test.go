@@ -13,7 +13,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -25,23 +24,31 @@ import (
 	"github.com/kilnbuild/kiln/store/storetest"
 )
 
-// faultRuns is how often each kind of cache is read with faults: KILN_FAULT_RUNS, or a
-// few times.
-func faultRuns() int {
-	if n, err := strconv.Atoi(os.Getenv("KILN_FAULT_RUNS")); err == nil {
-		return n
-	}
-	return 16
-}
-
 // A line carries what a server says, and spoils it.
 type line struct {
 	net.Listener
 	server string
-	faults sync.WaitGroup
+	faults *storetest.Faults
+	// both says that what the clients say is spoilt, too.
+	both bool
+	wait sync.WaitGroup
+}
 
-	mu   sync.Mutex
-	rand *rand.Rand
+// newLine makes a line to a server, which is closed by end.
+func newLine(t *testing.T, server string, faults *storetest.Faults, both bool) *line {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &line{Listener: listener, server: server, faults: faults, both: both}
+	l.wait.Go(l.carry)
+	return l
+}
+
+func (l *line) end() {
+	l.Close()
+	l.wait.Wait()
 }
 
 // carry carries until the line is closed.
@@ -51,7 +58,7 @@ func (l *line) carry() {
 		if err != nil {
 			return
 		}
-		l.faults.Go(func() {
+		l.wait.Go(func() {
 			defer client.Close()
 			server, err := net.Dial("tcp", l.server)
 			if err != nil {
@@ -61,45 +68,18 @@ func (l *line) carry() {
 			asked := make(chan struct{})
 			go func() {
 				defer close(asked)
-				io.Copy(server, client)
+				if l.both {
+					l.faults.Copy(server, client)
+				} else {
+					io.Copy(server, client)
+				}
 				server.(*net.TCPConn).CloseWrite()
 			}()
-			l.spoil(client, server)
+			l.faults.Copy(client, server)
 			client.Close()
 			<-asked
 		})
 	}
-}
-
-// spoil copies up to a place, and then does something else.
-func (l *line) spoil(client io.Writer, server io.Reader) {
-	l.mu.Lock()
-	at, what := l.rand.Int64N(60_000), l.rand.IntN(6)
-	l.mu.Unlock()
-	if _, err := io.CopyN(client, server, at); err != nil {
-		return
-	}
-	switch what {
-	case 0: // it is cut
-		return
-	case 1: // it stands still
-		time.Sleep(150 * time.Millisecond)
-	case 2: // a bit is another one
-		var b [1]byte
-		if _, err := io.ReadFull(server, b[:]); err != nil {
-			return
-		}
-		b[0] ^= 1 << (at % 8)
-		client.Write(b[:])
-	case 3: // something is missing
-		io.CopyN(io.Discard, server, 10)
-	case 4: // something is there twice
-		var b [10]byte
-		n, _ := io.ReadFull(server, b[:])
-		client.Write(b[:n])
-		client.Write(b[:n])
-	}
-	io.Copy(client, server)
 }
 
 // fair has objects in a cache that is read with faults, and the key that has signed them.
@@ -140,15 +120,22 @@ func buy(t *testing.T, from *Cache, objects []storetest.Object, trusted sign.Key
 	if ctx.Err() != nil {
 		t.Error(context.Cause(ctx))
 	}
-	clear(to.known)
+	whole(t, to, objects, err)
+	return err
+}
+
+// whole looks at what is in a cache after copying ended with an error, or nil: all of an
+// object or nothing.
+func whole(t *testing.T, c *Cache, objects []storetest.Object, copied error) {
+	t.Helper()
+	clear(c.known)
 	for _, o := range objects {
-		if _, ierr := to.PathInfo(t.Context(), o.Info.Path); ierr == nil {
-			storetest.Check(t, to, o)
-		} else if err == nil || !errors.Is(ierr, store.ErrNotFound) {
-			t.Errorf("'%s' is not there: %v", o.Info.Path, ierr)
+		if _, err := c.PathInfo(t.Context(), o.Info.Path); err == nil {
+			storetest.Check(t, c, o)
+		} else if copied == nil || !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("'%s' is not there: %v", o.Info.Path, err)
 		}
 	}
-	return err
 }
 
 // TestFaultyLine reads from a cache behind a line that cuts, delays, corrupts, loses and
@@ -162,22 +149,16 @@ func TestFaultyLine(t *testing.T) {
 	server := httptest.NewServer(http.FileServer(http.Dir(cache)))
 	defer server.Close()
 	good := 0
-	for seed := range faultRuns() {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l := &line{Listener: listener, server: server.Listener.Addr().String(), rand: rand.New(rand.NewPCG(1, uint64(seed)))}
-		l.faults.Go(l.carry)
-		from, err := OpenHTTP(t.Context(), "http://"+listener.Addr().String(), Options{}, HTTPOptions{Attempts: 4, Delay: time.Millisecond, Stalled: 100 * time.Millisecond})
+	for seed := range storetest.FaultRuns(16) {
+		l := newLine(t, server.Listener.Addr().String(), storetest.NewFaults(60_000, 1, uint64(seed)), false)
+		from, err := OpenHTTP(t.Context(), "http://"+l.Addr().String(), Options{}, HTTPOptions{Attempts: 4, Delay: time.Millisecond, Stalled: 100 * time.Millisecond})
 		if err == nil {
 			if err = buy(t, from, objects, trusted); err == nil {
 				good++
 			}
 			from.Close()
 		}
-		listener.Close()
-		l.faults.Wait()
+		l.end()
 		if t.Failed() {
 			t.Fatalf("with seed %d: %v", seed, err)
 		}
@@ -198,7 +179,7 @@ func TestFaultyFiles(t *testing.T) {
 		}
 		return err
 	})
-	for seed := range faultRuns() {
+	for seed := range storetest.FaultRuns(16) {
 		r := rand.New(rand.NewPCG(2, uint64(seed)))
 		name := filepath.Join(cache, names[r.IntN(len(names))])
 		whole, err := os.ReadFile(name)
@@ -230,5 +211,67 @@ func TestFaultyFiles(t *testing.T) {
 		if err := os.WriteFile(name, whole, 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestFaultyBucket reads from a bucket behind such a line, and writes to one.
+func TestFaultyBucket(t *testing.T) {
+	log.SetOutput(io.Discard)
+	t.Cleanup(func() { log.SetOutput(os.Stderr) })
+	objects, cache, trusted := fair(t)
+	plain, err := OpenDirectory(t.Context(), cache, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := []nix.StorePath{objects[len(objects)-1].Info.Path}
+	source, target := &buckets{}, &buckets{}
+	openSource, openTarget := serveS3(t, source), serveS3(t, target)
+	filled, err := openSource("", "&compression=zstd")
+	if err == nil {
+		err = store.CopyClosure(t.Context(), plain, filled, top, store.CopyOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, written := 0, 0
+	for seed := range 2 * storetest.FaultRuns(8) {
+		clear(target.objects)
+		direct, err := openTarget("", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, open, reads := target, openTarget, seed%2 == 0
+		if reads {
+			s, open = source, openSource
+		}
+		l := newLine(t, s.address, storetest.NewFaults(60_000, 3, uint64(seed)), !reads)
+		far, err := open(l.Addr().String(), "&compression=none")
+		switch {
+		case err != nil:
+		case reads:
+			if err = buy(t, far, objects, trusted); err == nil {
+				read++
+			}
+		default:
+			ctx, cancel := context.WithTimeoutCause(t.Context(), 30*time.Second, errors.New("it takes too long"))
+			if err = store.CopyClosure(ctx, plain, far, top, store.CopyOptions{}); err == nil {
+				written++
+			}
+			if ctx.Err() != nil {
+				t.Error(context.Cause(ctx))
+			}
+			cancel()
+			whole(t, direct, objects, err)
+		}
+		if far != nil {
+			far.Close()
+		}
+		l.end()
+		if t.Failed() {
+			t.Fatalf("with seed %d: %v", seed, err)
+		}
+	}
+	if read == 0 || written == 0 {
+		t.Errorf("everything was read %d times and written %d times", read, written)
 	}
 }
