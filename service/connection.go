@@ -88,7 +88,7 @@ func (c *connection) leave(err error) error {
 
 // view is the store as the client sees it.
 func (c *connection) view() viewed {
-	st := clientStore{Store: c.store, keys: c.keys, builder: c.current}
+	st := clientStore{Store: c.store, keys: c.keys, builder: c.current, self: int(c.client.UID) == os.Geteuid()}
 	if collector := c.generation.Collector(c.store, c.generation.settings); collector != nil {
 		return collectedStore{st, collector}
 	}

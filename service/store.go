@@ -25,6 +25,9 @@ type clientStore struct {
 	keys *trustedKeys
 	// builder is the client's, for repairs.
 	builder func() nix.Builder
+	// self says that the client has the rights of this process, and so can make links
+	// wherever it can.
+	self bool
 }
 
 var (
@@ -104,6 +107,18 @@ func splitLegacy(id string) (hash string, output nix.OutputName, err error) {
 // VerifyRealisation implements daemon.RealisationVerifier.
 func (s clientStore) VerifyRealisation(fingerprint string, signatures []string) error {
 	return s.keys.realisation(fingerprint, signatures)
+}
+
+// AddPermRoot implements daemon.Rooter. mounted-ssh-ng:// has links made that are not
+// below the directory of roots.
+func (s clientStore) AddPermRoot(ctx context.Context, link string, p nix.StorePath) error {
+	if !s.self {
+		return s.Store.AddPermRoot(ctx, link, p)
+	}
+	if _, err := s.PathInfo(ctx, p); err != nil {
+		return err
+	}
+	return s.AddRoot(ctx, link, p)
 }
 
 // offering is a builder that knows what its substituters have.

@@ -102,6 +102,13 @@ type RealisationStore interface {
 	RegisterRealisation(ctx context.Context, r *nix.Realisation) error
 }
 
+// A RealisationSink takes realisations of derivations that it need not have.
+type RealisationSink interface {
+	// AddRealisation is RealisationStore.RegisterRealisation. legacy is what Nix before
+	// 2.35 calls the output, by which some stores keep it: "sha256:<base16>!<output>".
+	AddRealisation(ctx context.Context, r *nix.Realisation, legacy string) error
+}
+
 // A LogStore keeps what builders printed.
 type LogStore interface {
 	// BuildLog gives the log of a derivation, uncompressed; the caller closes it.

@@ -87,6 +87,25 @@ func (complaints) Event(e nix.Event) {
 	}
 }
 
+// withLegacy runs f with the configured store behind nix-store --serve open.
+func (c *configuration) withLegacy(f func(*remote.Legacy) error) error {
+	st, err := c.openLegacy(c.store)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(st), st.Close())
+}
+
+// legacyStore is a store behind nix-store --serve as `kiln build` wants one.
+type legacyStore struct{ *remote.Legacy }
+
+// RealDir is where the objects are, on the other machine.
+func (s legacyStore) RealDir() string { return string(s.Dir()) }
+
+func (s legacyStore) plan(context.Context, []nix.DerivedPath) (*nix.Plan, error) {
+	return nil, fmt.Errorf("%s cannot be asked what it would do: the serve protocol has no such question; use ssh-ng", s.Name())
+}
+
 // remoteStore is a store behind a daemon as `kiln build` wants one.
 type remoteStore struct{ *remote.Store }
 

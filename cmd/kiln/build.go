@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/store/remote"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -124,6 +125,14 @@ func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string)
 				return st, remoteStore{st}.plan, func() error { return nil }, nil
 			}
 			return buildIn(ctx, c, g, flags, request, args, remoteStore{st}, workshop)
+		})
+	}
+	if c.store.Scheme == conf.SchemeSSH {
+		return c.withLegacy(func(st *remote.Legacy) error {
+			workshop := func(*screen) (nix.Builder, planner, func() error, error) {
+				return st, legacyStore{st}.plan, func() error { return nil }, nil
+			}
+			return buildIn(ctx, c, g, flags, request, args, legacyStore{st}, workshop)
 		})
 	}
 	st, err := c.open(ctx, false)

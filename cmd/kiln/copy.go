@@ -11,8 +11,10 @@ import (
 
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
+	"github.com/kilnbuild/kiln/nix/sign"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/binarycache"
+	"github.com/kilnbuild/kiln/store/local"
 	"github.com/spf13/cobra"
 )
 
@@ -27,11 +29,12 @@ type copyFlags struct {
 func copyCommand(g *globals) *cobra.Command {
 	var flags copyFlags
 	c := &cobra.Command{
-		Use:   "copy --from URI|--to URI PATH…",
+		Use:   "copy --from URI|--to URI PATH|DRV^OUTPUTS…",
 		Short: "Copy store objects from one store to another",
 		Long: "Copies store objects, with everything that they refer to, from one store to another. One of the stores may be\n" +
 			"left out: it is then the one that --store and the settings mean. What the target has is not copied again, so\n" +
-			"a copy that was broken off goes on where it was.\n\n" +
+			"a copy that was broken off goes on where it was. DRV^OUTPUTS means outputs of a derivation, as in x.drv^out or\n" +
+			"x.drv^*; of one that is content-addressed, the target is told which objects they are.\n\n" +
 			"A store is a directory that is the root of one, daemon, unix://SOCKET, ssh://HOST, ssh-ng://HOST, or a binary\n" +
 			"cache: file://DIRECTORY, http://HOST or https://HOST.",
 		Args: cobra.MinimumNArgs(1),
@@ -66,7 +69,7 @@ func runCopy(ctx context.Context, g *globals, flags *copyFlags, args []string) (
 		return err
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
-	paths, err := from.paths(args)
+	wanted, err := from.want(ctx, args)
 	if err != nil {
 		return err
 	}
@@ -76,10 +79,20 @@ func runCopy(ctx context.Context, g *globals, flags *copyFlags, args []string) (
 		Repair: flags.repair, CheckSignatures: c.settings.RequireSigs && !flags.noCheckSigs && !to.believes, Substitute: flags.substitute,
 		From: from.name, To: to.name, Log: screen,
 	}
+	copies := store.CopyClosure
 	if flags.noRecursive {
-		return store.Copy(ctx, from.Store, to.Store, paths, opts)
+		copies = store.Copy
 	}
-	return store.CopyClosure(ctx, from.Store, to.Store, paths, opts)
+	if err := copies(ctx, from.Store, to.Store, wanted.paths, opts); err != nil {
+		return err
+	}
+	var keys sign.Keys
+	if _, local := to.Store.(*local.Store); local && opts.CheckSignatures {
+		if keys, err = c.trustedKeys(); err != nil {
+			return err
+		}
+	}
+	return wanted.realise(ctx, to, keys)
 }
 
 // An openedStore is a store of any kind.

@@ -64,6 +64,8 @@ func daemonCommand(g *globals) *cobra.Command {
 	f.IntVar(&flags.connections, "max-connections", service.DefaultMaxConnections, "how many clients are served at once; others are told to try again")
 	f.Bool("daemon", false, "does nothing: nix-daemon has it")
 	f.Lookup("daemon").Hidden = true
+	f.Bool("process-ops", false, "does nothing: that requests are carried out here and not passed on as they are, for which mounted-ssh-ng:// asks, is always so")
+	f.Lookup("process-ops").Hidden = true
 	c.MarkFlagsMutuallyExclusive("force-trusted", "force-untrusted", "default-trust")
 	c.MarkFlagsMutuallyExclusive("stdio", "socket", "serve")
 	return c

@@ -143,14 +143,10 @@ func (s *sharedSet) open(ctx context.Context, c *configuration, uri string) (*su
 	s.stores = append(s.stores, opened.Closer)
 	s.mu.Unlock()
 	sub := &substitute.Substituter{Name: opened.name, Trusted: u.Bool("trusted", false), WantMassQuery: u.Bool("want-mass-query", false)}
-	switch st := opened.Store.(type) {
-	case *binarycache.Cache:
+	sub.Store = opened.substituter()
+	if st, ok := opened.Store.(*binarycache.Cache); ok {
 		about := st.About()
-		sub.Store, sub.Priority, sub.WantMassQuery = cacheSubstituter{st}, about.Priority, about.WantMassQuery
-	case store.RealisationStore:
-		sub.Store = storeSubstituter{opened.Store, st}
-	default:
-		sub.Store = opened.Store
+		sub.Priority, sub.WantMassQuery = about.Priority, about.WantMassQuery
 	}
 	if text := u.Params.Get("priority"); text != "" {
 		if _, err := fmt.Sscan(text, &sub.Priority); err != nil {
@@ -158,6 +154,18 @@ func (s *sharedSet) open(ctx context.Context, c *configuration, uri string) (*su
 		}
 	}
 	return sub, nil
+}
+
+// substituter is the store as something to substitute from, with the realisations that it
+// knows.
+func (s openedStore) substituter() substitute.Store {
+	switch st := s.Store.(type) {
+	case *binarycache.Cache:
+		return cacheSubstituter{st}
+	case store.RealisationStore:
+		return storeSubstituter{s.Store, st}
+	}
+	return s.Store
 }
 
 // cacheSubstituter is a binary cache that knows realisations.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/kilnbuild/kiln/nix"
@@ -38,8 +39,7 @@ func (c *Cache) Realisation(ctx context.Context, id nix.DrvOutput, legacy string
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		// As Nix since 2.35 has it.
-		name := "build-trace-v2/" + string(id.Drv) + "/" + string(id.Output) + ".doi"
-		if text, err = c.read(ctx, name, maxRealisation); err == nil {
+		if text, err = c.read(ctx, traceName(id), maxRealisation); err == nil {
 			var r *SignedRealisation
 			if r, err = c.parseTrace(id, text); err == nil {
 				return r, nil
@@ -63,7 +63,7 @@ func (c *Cache) askRealisation(ctx context.Context, legacy string) ([]byte, erro
 			return nil, fs.ErrNotExist
 		}
 	}
-	text, err := c.read(ctx, "realisations/"+legacy+".doi", maxRealisation)
+	text, err := c.read(ctx, legacyName(legacy), maxRealisation)
 	if errors.Is(err, fs.ErrNotExist) && c.lookups != nil {
 		c.lookups.SetRealisation(c.url, legacy, nil)
 	}
@@ -73,6 +73,53 @@ func (c *Cache) askRealisation(ctx context.Context, legacy string) ([]byte, erro
 		}
 	}
 	return text, err
+}
+
+// legacyName and traceName are the files that realisations have before Nix 2.35 and since.
+func legacyName(legacy string) string { return "realisations/" + legacy + ".doi" }
+func traceName(id nix.DrvOutput) string {
+	return "build-trace-v2/" + string(id.Drv) + "/" + string(id.Output) + ".doi"
+}
+
+// AddRealisation implements store.RealisationSink: for Nix before 2.35 and since. It is
+// signed with the cache's keys.
+func (c *Cache) AddRealisation(ctx context.Context, r *nix.Realisation, legacy string) error {
+	err := c.addRealisation(ctx, r, legacy)
+	if err != nil {
+		return fmt.Errorf("add realisation of '%s^%s' to '%s': %w", c.opts.Dir.Join(r.ID.Drv), r.ID.Output, c.name, err)
+	}
+	return nil
+}
+
+func (c *Cache) addRealisation(ctx context.Context, r *nix.Realisation, legacy string) error {
+	if _, err := c.PathInfo(ctx, r.OutPath); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name, fingerprint string
+		fields            map[string]any
+	}{
+		{legacyName(legacy), sign.LegacyRealisation(legacy, r.OutPath), map[string]any{"dependentRealisations": map[string]any{}, "id": legacy}},
+		{traceName(r.ID), sign.Realisation(r), map[string]any{}},
+	} {
+		signatures := append([]string{}, r.Signatures...)
+		for _, k := range c.opts.Keys {
+			signatures = append(signatures, k.Sign(f.fingerprint))
+		}
+		slices.Sort(signatures)
+		f.fields["outPath"], f.fields["signatures"] = r.OutPath, slices.Compact(signatures)
+		text, err := json.Marshal(f.fields)
+		if err == nil {
+			err = c.write(ctx, f.name, "application/json", text)
+		}
+		if err != nil {
+			return err
+		}
+		if c.lookups != nil && f.name == legacyName(legacy) {
+			c.lookups.SetRealisation(c.url, legacy, text)
+		}
+	}
+	return nil
 }
 
 // realisationJSON is a realisation in a cache.

@@ -190,6 +190,15 @@ func (s *Store) RegisterLegacyRealisation(ctx context.Context, hash string, r *n
 	return nil
 }
 
+// AddRealisation implements store.RealisationSink.
+func (s *Store) AddRealisation(ctx context.Context, r *nix.Realisation, legacy string) error {
+	if s.realisations != legacyRealisations {
+		return s.RegisterRealisation(ctx, r)
+	}
+	hash, _, _ := strings.Cut(legacy, "!")
+	return s.RegisterLegacyRealisation(ctx, hash, r)
+}
+
 // LegacyRealisationID is what Nix before 2.35 calls an output of a valid derivation:
 // "sha256:<base16>!<output>".
 func (s *Store) LegacyRealisationID(ctx context.Context, id nix.DrvOutput) (string, error) {

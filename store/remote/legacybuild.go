@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/wire/serve"
 )
 
@@ -69,7 +70,7 @@ func (s *Legacy) buildPath(ctx context.Context, p nix.DerivedPath) (*nix.BuildRe
 	if p.IsOpaque() {
 		return r, nil
 	}
-	drv, err := readDerivation(ctx, s, p.Path)
+	drv, err := store.Derivation(ctx, s, p.Path)
 	if err != nil {
 		return nil, err
 	}

@@ -41,9 +41,14 @@ func (s *Store) AddRoot(ctx context.Context, link string, p nix.StorePath) error
 	return nil
 }
 
+// AddPermRoot is AddRoot, for a client for whom links are made here (mounted-ssh-ng).
+func (s *Store) AddPermRoot(ctx context.Context, link string, p nix.StorePath) error {
+	return s.AddRoot(ctx, link, p)
+}
+
 func (s *Store) addRoot(ctx context.Context, link string, p nix.StorePath) error {
 	if !s.opts.SameMachine {
-		return fmt.Errorf("the store %s is on another machine, where links of this one keep nothing; copy what you need with `kiln copy`", s.opts.Name)
+		return elsewhere(s.opts.Name)
 	}
 	if err := s.AddTempRoot(ctx, p); err != nil {
 		return err

@@ -1,59 +1,17 @@
 package remote
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"strings"
 
 	"github.com/kilnbuild/kiln/nix"
-	"github.com/kilnbuild/kiln/nix/aterm"
-	"github.com/kilnbuild/kiln/nix/nar"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/wire/worker"
 )
 
-// maxDerivation bounds the file of a derivation that is read, in bytes.
-const maxDerivation = 64 << 20
-
 // derivation reads a derivation from the daemon.
 func (s *Store) derivation(ctx context.Context, drv nix.StorePath) (*nix.Derivation, error) {
-	return readDerivation(ctx, s, drv)
-}
-
-func readDerivation(ctx context.Context, s store.Store, drv nix.StorePath) (*nix.Derivation, error) {
-	var archive bytes.Buffer
-	if err := s.NAR(ctx, drv, &limited{&archive, maxDerivation}); err != nil {
-		return nil, err
-	}
-	r := nar.NewReader(&archive, nar.Limits{})
-	h, err := r.Next()
-	if err == nil && h.Type != nar.Regular {
-		err = errors.New("it is not a file")
-	}
-	var content []byte
-	if err == nil {
-		content, err = io.ReadAll(r)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read derivation '%s': %w", s.Dir().Join(drv), err)
-	}
-	return aterm.Parse(s.Dir(), strings.TrimSuffix(drv.Name(), nix.DrvExtension), content, aterm.Limits{})
-}
-
-// limited fails when more is written than may be.
-type limited struct {
-	w    io.Writer
-	left int
-}
-
-func (l *limited) Write(p []byte) (int, error) {
-	if l.left -= len(p); l.left < 0 {
-		return 0, errors.New("it is too large")
-	}
-	return l.w.Write(p)
+	return store.Derivation(ctx, s, drv)
 }
 
 // legacyID is what an output is called without worker.RealisationWithPath.
@@ -110,14 +68,23 @@ func (s *Store) realisation(ctx context.Context, id nix.DrvOutput) (r *nix.Reali
 
 // RegisterRealisation implements store.RealisationStore.
 func (s *Store) RegisterRealisation(ctx context.Context, r *nix.Realisation) error {
-	err := s.registerRealisation(ctx, r)
+	return s.addRealisation(ctx, r, func() (string, error) { return s.legacyID(ctx, r.ID) })
+}
+
+// AddRealisation implements store.RealisationSink.
+func (s *Store) AddRealisation(ctx context.Context, r *nix.Realisation, legacy string) error {
+	return s.addRealisation(ctx, r, func() (string, error) { return legacy, nil })
+}
+
+func (s *Store) addRealisation(ctx context.Context, r *nix.Realisation, legacyID func() (string, error)) error {
+	err := s.registerRealisation(ctx, r, legacyID)
 	if err != nil {
 		return fmt.Errorf("register realisation of '%s^%s': %w", s.opts.Dir.Join(r.ID.Drv), r.ID.Output, err)
 	}
 	return nil
 }
 
-func (s *Store) registerRealisation(ctx context.Context, r *nix.Realisation) error {
+func (s *Store) registerRealisation(ctx context.Context, r *nix.Realisation, legacyID func() (string, error)) error {
 	// Daemons notice too that there is nothing, but say it in the words of a database.
 	valid, err := s.ValidPaths(ctx, []nix.StorePath{r.OutPath})
 	if err != nil {
@@ -132,7 +99,7 @@ func (s *Store) registerRealisation(ctx context.Context, r *nix.Realisation) err
 	}
 	request := &worker.RegisterDrvOutput{Realisation: r}
 	if !modern {
-		legacy, err := s.legacyID(ctx, r.ID)
+		legacy, err := legacyID()
 		if err != nil {
 			return err
 		}
