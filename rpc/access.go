@@ -120,16 +120,16 @@ func (a *Access) admit(ctx context.Context, method string) (context.Context, err
 	return context.WithValue(ctx, callerKey{}, c), nil
 }
 
-func (a *Access) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	ctx, err := a.admit(ctx, info.FullMethod)
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	ctx, err := s.cfg.Access().admit(ctx, info.FullMethod)
 	if err != nil {
 		return nil, err
 	}
 	return handler(ctx, req)
 }
 
-func (a *Access) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx, err := a.admit(ss.Context(), info.FullMethod)
+func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	ctx, err := s.cfg.Access().admit(ss.Context(), info.FullMethod)
 	if err != nil {
 		return err
 	}

@@ -8,14 +8,17 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"maps"
 	"math/big"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	kilnv1 "github.com/kilnbuild/kiln/api/kiln/v1"
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/nix/aterm"
 	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/store/storetest"
 	"google.golang.org/grpc/codes"
@@ -78,9 +81,7 @@ func (a *authority) pool() *x509.CertPool {
 type keeper struct{ *storetest.Memory }
 
 func (keeper) AddTempRoot(context.Context, ...nix.StorePath) error { return nil }
-func (keeper) Derivation(context.Context, nix.StorePath) (*nix.Derivation, error) {
-	return nil, store.ErrNotFound
-}
+func (keeper) Hasher() *aterm.Hasher                               { return nil }
 func (keeper) AddDerivation(context.Context, *nix.Derivation) (nix.StorePath, error) {
 	return "", store.ErrNotFound
 }
@@ -89,11 +90,13 @@ func (keeper) AddDerivation(context.Context, *nix.Derivation) (nix.StorePath, er
 func TestCertificates(t *testing.T) {
 	ours, foreign := newAuthority(t), newAuthority(t)
 	later := time.Now().Add(time.Hour)
+	roles := map[string]kilnv1.Role{
+		"watcher": kilnv1.Role_ROLE_WATCH, "scheduler": kilnv1.Role_ROLE_SUBMIT, "boss": kilnv1.Role_ROLE_ADMIN, "revoked": kilnv1.Role_ROLE_UNSPECIFIED,
+	}
+	var access atomic.Pointer[Access]
+	access.Store(&Access{Certificates: roles})
 	s, err := New(Config{
-		Store: keeper{storetest.NewMemory(nix.DefaultStoreDir)}, Dir: t.TempDir(),
-		Access: Access{Certificates: map[string]kilnv1.Role{
-			"watcher": kilnv1.Role_ROLE_WATCH, "scheduler": kilnv1.Role_ROLE_SUBMIT, "boss": kilnv1.Role_ROLE_ADMIN, "revoked": kilnv1.Role_ROLE_UNSPECIFIED,
-		}},
+		Enter: at(keeper{storetest.NewMemory(nix.DefaultStoreDir)}, nil), StoreDir: nix.DefaultStoreDir, Dir: t.TempDir(), Access: access.Load,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -151,6 +154,26 @@ func TestCertificates(t *testing.T) {
 			}
 		})
 	}
+	t.Run("role revoked while it is connected", func(t *testing.T) {
+		client, err := connect(Address{"tcp", l.Addr().String()}, &tls.Config{Certificates: []tls.Certificate{ours.issue("scheduler", later)}, RootCAs: ours.pool()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		list := func() codes.Code {
+			_, err := client.Executor.ListBuilds(t.Context(), &kilnv1.ListBuildsRequest{})
+			return status.Code(err)
+		}
+		if got := list(); got != codes.OK {
+			t.Errorf("before: %v", got)
+		}
+		fewer := maps.Clone(roles)
+		delete(fewer, "scheduler")
+		access.Store(&Access{Certificates: fewer})
+		if got := list(); got != codes.PermissionDenied {
+			t.Errorf("after: %v", got)
+		}
+	})
 	if _, err := Dial(t.Context(), Address{"tcp", "192.0.2.1:1"}, nil); err == nil {
 		t.Error("a client talks to another machine without encryption")
 	}

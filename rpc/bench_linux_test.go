@@ -33,7 +33,7 @@ func BenchmarkBuild(b *testing.B) {
 	for _, way := range []struct {
 		name    string
 		builder nix.Builder
-	}{{"direct", m.server.cfg.Builder}, {"service", c}} {
+	}{{"direct", m.builder}, {"service", c}} {
 		build := func(ctx context.Context, drv nix.StorePath) {
 			results, err := way.builder.Build(ctx, &nix.BuildRequest{Paths: []nix.DerivedPath{nix.Built(drv, nix.AllOutputs)}, Log: nothing{}})
 			if err != nil || results[0].Status != nix.StatusBuilt {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,12 +26,15 @@ type build struct {
 	digest  []byte // of the request
 	owner   string
 	created time.Time
+	before  int // how many builds were not finished when it came
 	journal *journal
 	done    chan struct{} // closed when it has ended and that is on disk
 
 	mu       sync.Mutex
 	info     *kilnv1.BuildInfo // without results, which are on disk
 	attached int               // callers of Build; a build that is detached counts as one
+	holders  int               // callers, and the build while it runs, for whom its outputs stay
+	stay     *stay             // where it is carried out; nil when it was left
 	cancel   context.CancelCauseFunc
 }
 
@@ -49,6 +53,8 @@ func digest(m *kilnv1.BuildRequest) []byte {
 	sum := sha256.Sum256(text)
 	return sum[:]
 }
+
+const digestSize = sha256.Size
 
 // snapshot is the build as it is now.
 func (b *build) snapshot() *kilnv1.BuildInfo {
@@ -73,15 +79,36 @@ func (b *build) join(d []byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.attached++
+	b.holders++
 	return nil
 }
 
 // leave is the end of join. What nobody waits for any more is cancelled.
 func (b *build) leave() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.attached--; b.attached == 0 {
 		b.stop(errLeft)
+	}
+	b.mu.Unlock()
+	b.letGo()
+}
+
+// hold keeps what was built until letGo.
+func (b *build) hold() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.holders++
+}
+
+func (b *build) letGo() {
+	b.mu.Lock()
+	var in *stay
+	if b.holders--; b.holders == 0 {
+		in, b.stay = b.stay, nil
+	}
+	b.mu.Unlock()
+	if in != nil {
+		in.leave()
 	}
 }
 
@@ -92,11 +119,16 @@ func (b *build) stop(why error) {
 	}
 }
 
-// run carries the build out.
-func (s *Server) run(ctx context.Context, b *build, r *nix.BuildRequest) {
-	r.Log = &recorder{build: b, dir: s.cfg.Store.Dir(), metrics: &s.metrics}
-	results, err := s.cfg.Builder.Build(ctx, r)
+// run carries the build out, in its place.
+func (s *Server) run(ctx context.Context, b *build, in *stay, rec *recorder, r *nix.BuildRequest) {
+	defer b.letGo()
+	r.Log = rec
+	results, err := in.Builder().Build(ctx, r)
+	s.conclude(ctx, b, in.Store(), results, err)
+}
 
+// conclude notes what became of a build. st is asked about its outputs, unless it is nil.
+func (s *Server) conclude(ctx context.Context, b *build, st Store, results []nix.BuildResult, err error) {
 	info := b.snapshot()
 	info.Ended, info.Activity = timestamppb.Now(), ""
 	info.State = kilnv1.BuildState_BUILD_STATE_SUCCEEDED
@@ -105,7 +137,7 @@ func (s *Server) run(ctx context.Context, b *build, r *nix.BuildRequest) {
 	}
 	for i := range results {
 		// What was built is told of also while the server stops.
-		info.Results = append(info.Results, s.result(context.WithoutCancel(ctx), &results[i]))
+		info.Results = append(info.Results, s.result(context.WithoutCancel(ctx), st, &results[i]))
 		if !results[i].Status.Success() {
 			info.State = kilnv1.BuildState_BUILD_STATE_FAILED
 		}
@@ -148,15 +180,38 @@ func (s *Server) end(b *build, info *kilnv1.BuildInfo) {
 	close(b.done)
 }
 
-// recorder writes what happens into the journal of a build.
+// recorder writes what happens into the journal of a build, once the record of that is to
+// be kept.
 type recorder struct {
-	build   *build
-	dir     nix.StoreDir
-	metrics *metrics
+	build *build
+	s     *Server
+	kept  atomic.Bool
+	once  sync.Once
+}
+
+func (s *Server) recorder(b *build) *recorder { return &recorder{build: b, s: s} }
+
+// keep begins the record of the build, the first time.
+func (r *recorder) keep() (err error) {
+	r.once.Do(func() {
+		if err = r.s.builds.keep(r.build); err != nil {
+			err = fmt.Errorf("keep the record of build '%s': %w", r.build.id, err)
+		}
+		r.kept.Store(true)
+	})
+	return err
+}
+
+// worth begins the record since something happened that is worth one.
+func (r *recorder) worth() {
+	if err := r.keep(); err != nil {
+		r.s.cfg.Warn(err)
+	}
 }
 
 // BuildLog implements nix.LogSink.
 func (r *recorder) BuildLog(drv nix.StorePath, p []byte) {
+	r.worth()
 	for len(p) > 0 {
 		part := p[:min(len(p), maxChunk)]
 		p = p[len(part):]
@@ -166,7 +221,7 @@ func (r *recorder) BuildLog(drv nix.StorePath, p []byte) {
 
 func (r *recorder) add(p nix.StorePath, e *kilnv1.BuildEvent) {
 	if p != "" {
-		e.StorePath = r.dir.Join(p)
+		e.StorePath = r.s.cfg.StoreDir.Join(p)
 	}
 	r.build.journal.append(e)
 }
@@ -181,6 +236,7 @@ func (r *recorder) Event(e nix.Event) {
 	activity := ""
 	switch e.Kind {
 	case nix.EventStarted:
+		r.worth()
 		r.started(time.Now())
 		activity = "building " + e.Path.Name()
 		m.Event = &kilnv1.BuildEvent_Started{Started: &kilnv1.Started{Machine: text}}
@@ -188,7 +244,7 @@ func (r *recorder) Event(e nix.Event) {
 		m.Event = &kilnv1.BuildEvent_Finished{Finished: &kilnv1.Finished{Status: e.Status.String(), Reason: text}}
 	case nix.EventWaiting:
 		activity = text
-		r.metrics.waited(text)
+		r.s.metrics.waited(text)
 		m.Event = &kilnv1.BuildEvent_Waiting{Waiting: &kilnv1.Waiting{Why: text}}
 	case nix.EventPhase:
 		activity = strings.TrimSpace(e.Path.Name() + ": " + text)
@@ -200,8 +256,9 @@ func (r *recorder) Event(e nix.Event) {
 	case nix.EventDiagnostic:
 		message(kilnv1.Message_SEVERITY_DIAGNOSTIC)
 	case nix.EventPlanned:
-		m.Event = &kilnv1.BuildEvent_Planned{Planned: &kilnv1.Planned{Inputs: joined(r.dir, e.Inputs)}}
+		m.Event = &kilnv1.BuildEvent_Planned{Planned: &kilnv1.Planned{Inputs: joined(r.s.cfg.StoreDir, e.Inputs)}}
 	case nix.EventFetching:
+		r.worth()
 		activity = "fetching " + e.Path.Name()
 		m.Event = &kilnv1.BuildEvent_Transfer{Transfer: &kilnv1.Transfer{What: text, ExpectedBytes: e.Expected}}
 	case nix.EventTransfer:
@@ -216,7 +273,9 @@ func (r *recorder) Event(e nix.Event) {
 		r.build.info.Activity = activity
 		r.build.mu.Unlock()
 	}
-	r.add(e.Path, m)
+	if r.kept.Load() {
+		r.add(e.Path, m)
+	}
 }
 
 // started notes that the first builder has started.

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -185,22 +186,37 @@ func (bs *builds) add(id string, d []byte, owner string, m *kilnv1.BuildRequest)
 	}
 	switch {
 	case bs.draining:
-		return nil, false, status.Error(codes.Unavailable, "the executor drains: it takes no builds at the moment")
+		return nil, false, ErrDraining
 	case bs.active >= bs.maxActive:
 		return nil, false, status.Errorf(codes.ResourceExhausted, "%d builds wait or run already; try again later, or on another machine", bs.active)
 	}
-	now := time.Now()
-	b = &build{
-		id: id, digest: d, owner: owner, created: now, journal: newJournal(bs.file(id, eventsExt), id), done: make(chan struct{}), attached: 1,
-		info: &kilnv1.BuildInfo{Id: id, State: kilnv1.BuildState_BUILD_STATE_QUEUED, Owner: owner, Labels: m.Labels, Created: timestamppb.New(now), Detached: m.Detached},
-	}
+	b = bs.make(id, d, owner)
+	b.info.Labels, b.info.Detached = m.Labels, m.Detached
 	if m.Detached {
 		b.attached++
 	}
-	b.journal.append(&kilnv1.BuildEvent{Event: &kilnv1.BuildEvent_Queued{Queued: &kilnv1.Queued{Before: uint32(bs.active)}}})
+	return b, false, nil
+}
+
+// make makes a build with one caller. The caller holds bs.mu.
+func (bs *builds) make(id string, d []byte, owner string) *build {
+	now := time.Now()
+	b := &build{
+		id: id, digest: d, owner: owner, created: now, before: bs.active, journal: newJournal(bs.file(id, eventsExt), id), done: make(chan struct{}), attached: 1, holders: 2,
+		info: &kilnv1.BuildInfo{Id: id, State: kilnv1.BuildState_BUILD_STATE_QUEUED, Owner: owner, Created: timestamppb.New(now)},
+	}
 	bs.byID[id] = b
 	bs.active++
-	return b, false, nil
+	return b
+}
+
+// keep begins the record of a build.
+func (bs *builds) keep(b *build) error {
+	b.journal.append(&kilnv1.BuildEvent{Event: &kilnv1.BuildEvent_Queued{Queued: &kilnv1.Queued{Before: uint32(b.before)}}})
+	b.mu.Lock()
+	info := proto.CloneOf(b.info)
+	b.mu.Unlock()
+	return bs.write(b, info)
 }
 
 // drop forgets a build that came to nothing.
@@ -223,6 +239,36 @@ func (bs *builds) endOne() {
 	if bs.active--; bs.active == 0 {
 		close(bs.idle)
 		bs.idle = make(chan struct{})
+	}
+}
+
+// drain says whether builds are turned away.
+func (bs *builds) drain(yes bool) {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	bs.draining = yes
+}
+
+func (bs *builds) drains() bool {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	return bs.draining
+}
+
+// awaitIdle waits until all builds have ended.
+func (bs *builds) awaitIdle(ctx context.Context) error {
+	for {
+		bs.mu.Lock()
+		active, idle := bs.active, bs.idle
+		bs.mu.Unlock()
+		if active == 0 {
+			return nil
+		}
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 

@@ -27,9 +27,9 @@ func timeOf(t *timestamppb.Timestamp) time.Time {
 	return t.AsTime()
 }
 
-// result turns a result into a message. Of outputs it asks the store.
-func (s *Server) result(ctx context.Context, r *nix.BuildResult) *kilnv1.Result {
-	dir := s.cfg.Store.Dir()
+// result turns a result into a message. Of outputs it asks the store, unless that is nil.
+func (s *Server) result(ctx context.Context, st Store, r *nix.BuildResult) *kilnv1.Result {
+	dir := s.cfg.StoreDir
 	m := &kilnv1.Result{
 		StorePath: dir.Join(r.Path.Path), Status: r.Status.String(), Success: r.Status.Success(), Message: valid(r.Message),
 		Started: timestamp(r.Start), Ended: timestamp(r.Stop), TimesBuilt: uint32(r.TimesBuilt),
@@ -40,9 +40,11 @@ func (s *Server) result(ctx context.Context, r *nix.BuildResult) *kilnv1.Result 
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Outputs)) {
 		o := &kilnv1.Output{Name: string(name), StorePath: dir.Join(r.Outputs[name].OutPath)}
-		// It may have been collected meanwhile; what is known is enough then.
-		if info, err := s.cfg.Store.PathInfo(ctx, r.Outputs[name].OutPath); err == nil {
-			o.NarHash, o.NarSize, o.References = info.NARHash.SRI(), info.NARSize, joined(dir, info.References)
+		if st != nil {
+			// It may have been collected meanwhile; what is known is enough then.
+			if info, err := st.PathInfo(ctx, r.Outputs[name].OutPath); err == nil {
+				o.NarHash, o.NarSize, o.References = info.NARHash.SRI(), info.NARSize, joined(dir, info.References)
+			}
 		}
 		m.Outputs = append(m.Outputs, o)
 	}

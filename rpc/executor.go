@@ -13,7 +13,6 @@ import (
 	"github.com/kilnbuild/kiln/nix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 )
 
 // executorService answers requests about builds.
@@ -35,7 +34,7 @@ func failed(err error) error {
 		return status.Error(codes.Canceled, valid(err.Error()))
 	case errors.Is(err, context.DeadlineExceeded):
 		return status.Error(codes.DeadlineExceeded, valid(err.Error()))
-	case errors.Is(err, errStopping):
+	case errors.Is(err, errStopping), errors.Is(err, ErrDraining):
 		return status.Error(codes.Unavailable, err.Error())
 	}
 	return status.Error(codes.Internal, valid(err.Error()))
@@ -66,36 +65,36 @@ func (s *Server) begin(ctx context.Context, m *kilnv1.BuildRequest) (*build, err
 	d := digest(m)
 	b, joined, err := s.builds.add(m.Id, d, callerOf(ctx).name, m)
 	if err != nil || joined {
-		return b, err
+		return b, failed(err)
 	}
-	r, err := s.request(ctx, m)
+	in, err := s.enter(ctx)
 	if err == nil {
-		err = s.start(b, r, m)
+		var r *nix.BuildRequest
+		if r, err = s.request(ctx, in.Store(), m); err == nil {
+			err = s.start(b, in, r)
+		}
+		if err != nil {
+			in.leave()
+		}
 	}
 	if err != nil {
-		// Who has joined meanwhile is told as well that it came to nothing.
-		b.journal.end(nil)
-		s.builds.drop(b)
-		close(b.done)
-		return nil, err
+		s.drop(b)
+		return nil, failed(err)
 	}
 	return b, nil
 }
 
-// start lets a build run.
-func (s *Server) start(b *build, r *nix.BuildRequest, m *kilnv1.BuildRequest) error {
-	dir := s.cfg.Store.Dir()
+// start lets a build run, in a place that is the build's from now on unless there is an error.
+func (s *Server) start(b *build, in *stay, r *nix.BuildRequest) error {
 	ctx, cancel := context.WithCancelCause(s.life)
 	b.mu.Lock()
-	for _, p := range r.Paths {
-		b.info.Targets = append(b.info.Targets, p.Format(dir, "^"))
-	}
+	b.info.Targets = targets(s.cfg.StoreDir, r)
 	b.cancel = cancel
-	info := proto.CloneOf(b.info)
 	b.mu.Unlock()
-	if err := s.builds.write(b, info); err != nil {
+	rec := s.recorder(b)
+	if err := rec.keep(); err != nil {
 		cancel(nil)
-		return failed(fmt.Errorf("keep the record of build '%s': %w", b.id, err))
+		return failed(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,11 +102,22 @@ func (s *Server) start(b *build, r *nix.BuildRequest, m *kilnv1.BuildRequest) er
 		cancel(nil)
 		return failed(errStopping)
 	}
+	b.mu.Lock()
+	b.stay = in
+	b.mu.Unlock()
 	s.running.Go(func() {
 		defer cancel(nil)
-		s.run(ctx, b, r)
+		s.run(ctx, b, in, rec, r)
 	})
 	return nil
+}
+
+// targets are the paths of a request as people write them.
+func targets(dir nix.StoreDir, r *nix.BuildRequest) (list []string) {
+	for _, p := range r.Paths {
+		list = append(list, p.Format(dir, "^"))
+	}
+	return list
 }
 
 // watching says which events are wanted.
@@ -123,6 +133,7 @@ func (x *executorService) events(ctx context.Context, b *build, w watching, send
 	ended := false
 	err := b.journal.read(ctx, w.follow, func(e *kilnv1.BuildEvent) error {
 		ended = e.GetEnded() != nil
+		x.s.keep(ctx, e.GetEnded())
 		if e.Number <= w.after {
 			return nil
 		}
@@ -142,10 +153,8 @@ func (x *executorService) events(ctx context.Context, b *build, w watching, send
 		return failed(err)
 	}
 	// The end is not in the journal: the disk was full, or the build was refused.
-	if <-b.done; b.snapshot().Ended == nil {
-		return status.Error(codes.Aborted, "the request that began the build was refused")
-	}
-	info, err := x.full(b)
+	<-b.done
+	info, err := x.full(ctx, b)
 	if err != nil {
 		return err
 	}
@@ -153,27 +162,55 @@ func (x *executorService) events(ctx context.Context, b *build, w watching, send
 }
 
 // GetBuild implements kilnv1.ExecutorServer.
-func (x *executorService) GetBuild(_ context.Context, m *kilnv1.GetBuildRequest) (*kilnv1.BuildInfo, error) {
+func (x *executorService) GetBuild(ctx context.Context, m *kilnv1.GetBuildRequest) (*kilnv1.BuildInfo, error) {
 	b, err := x.s.builds.find(m.Id)
 	if err != nil {
 		return nil, err
 	}
-	return x.full(b)
+	return x.full(ctx, b)
 }
 
 // full is what is known of a build, with its results if it has ended.
-func (x *executorService) full(b *build) (*kilnv1.BuildInfo, error) {
+func (x *executorService) full(ctx context.Context, b *build) (*kilnv1.BuildInfo, error) {
 	select {
 	case <-b.done:
 	default:
 		return b.snapshot(), nil
+	}
+	if b.snapshot().Ended == nil {
+		return nil, status.Error(codes.Aborted, "the build came to nothing: the request was refused, or there was nothing to build")
 	}
 	_, info, err := x.s.builds.read(b.id)
 	if err != nil {
 		x.s.cfg.Warn(fmt.Errorf("read the record of build '%s': %w", b.id, err))
 		return b.snapshot(), nil
 	}
+	x.s.keep(ctx, info)
 	return info, nil
+}
+
+// keep has the outputs of a build that a caller is told of stay as long as its connection:
+// it may be about to fetch them. Whoever only watches may not.
+func (s *Server) keep(ctx context.Context, info *kilnv1.BuildInfo) {
+	var outputs []nix.StorePath
+	for _, r := range info.GetResults() {
+		for _, o := range r.Outputs {
+			if p, err := s.cfg.StoreDir.Parse(o.StorePath); err == nil {
+				outputs = append(outputs, p)
+			}
+		}
+	}
+	if len(outputs) == 0 || callerOf(ctx).role < kilnv1.Role_ROLE_SUBMIT {
+		return
+	}
+	in, err := s.at(ctx)
+	if err == nil {
+		err = in.Store().AddTempRoot(ctx, outputs...)
+		in.leave()
+	}
+	if err != nil && ctx.Err() == nil {
+		s.cfg.Warn(fmt.Errorf("keep the outputs of build '%s' for a caller: %w", info.Id, err))
+	}
 }
 
 // ListBuilds implements kilnv1.ExecutorServer.
@@ -280,9 +317,11 @@ func (x *executorService) WaitBuild(ctx context.Context, m *kilnv1.WaitBuildRequ
 }
 
 func (x *executorService) wait(ctx context.Context, b *build) (*kilnv1.BuildInfo, error) {
+	b.hold()
+	defer b.letGo()
 	select {
 	case <-b.done:
-		return x.full(b)
+		return x.full(ctx, b)
 	case <-ctx.Done():
 		return nil, failed(context.Cause(ctx))
 	}
@@ -294,9 +333,7 @@ func (x *executorService) Drain(ctx context.Context, m *kilnv1.DrainRequest) (*k
 		return nil, invalid("cancel", "it contradicts resume")
 	}
 	bs := x.s.builds
-	bs.mu.Lock()
-	bs.draining = !m.Resume
-	bs.mu.Unlock()
+	bs.drain(!m.Resume)
 	if m.Resume {
 		return &kilnv1.DrainResponse{}, nil
 	}
@@ -307,28 +344,17 @@ func (x *executorService) Drain(ctx context.Context, m *kilnv1.DrainRequest) (*k
 			b.mu.Unlock()
 		}
 	}
-	for {
-		bs.mu.Lock()
-		active, idle := bs.active, bs.idle
-		bs.mu.Unlock()
-		if active == 0 {
-			return &kilnv1.DrainResponse{}, nil
-		}
-		select {
-		case <-idle:
-		case <-ctx.Done():
-			return nil, failed(context.Cause(ctx))
-		}
+	if err := bs.awaitIdle(ctx); err != nil {
+		return nil, failed(err)
 	}
+	return &kilnv1.DrainResponse{}, nil
 }
 
 // GetCapabilities implements kilnv1.ExecutorServer.
 func (x *executorService) GetCapabilities(ctx context.Context, _ *kilnv1.GetCapabilitiesRequest) (*kilnv1.Capabilities, error) {
 	c := x.s.cfg.Capabilities()
 	c.Running, c.Queued = x.s.builds.counts()
-	c.StoreDir, c.Role = string(x.s.cfg.Store.Dir()), callerOf(ctx).role
-	x.s.builds.mu.Lock()
-	c.Draining = x.s.builds.draining
-	x.s.builds.mu.Unlock()
+	c.StoreDir, c.Role = string(x.s.cfg.StoreDir), callerOf(ctx).role
+	c.Draining = x.s.builds.drains()
 	return c, nil
 }

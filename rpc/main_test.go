@@ -41,9 +41,25 @@ type machine struct {
 	change func(*xbuild.Settings)
 	config func(*Config)
 
+	builder  nix.Builder
 	server   *Server
 	socket   string
 	shutdown func()
+}
+
+// place is one that everybody shares, and that nobody has to leave.
+type place struct {
+	store   Store
+	builder nix.Builder
+}
+
+func (p place) Store() Store         { return p.store }
+func (p place) Builder() nix.Builder { return p.builder }
+func (place) Current() bool          { return true }
+func (place) Leave() error           { return nil }
+
+func at(st Store, b nix.Builder) func(context.Context) (Place, error) {
+	return func(context.Context) (Place, error) { return place{st, b}, nil }
 }
 
 func newMachine(t testing.TB, jobs int) *machine {
@@ -85,8 +101,9 @@ func (m *machine) start() {
 	x := executor.New(m.store, &xbuild.Machine{Store: m.store, Launcher: launcher, Users: users, Self: "/nowhere"}, executor.Settings{
 		MaxJobs: m.jobs, System: testenv.System(), Attempt: settings, KeepGoing: true,
 	})
+	m.builder = x
 	cfg := Config{
-		Builder: x, Store: m.store, Dir: m.scene.Path("records"), Warn: func(err error) { m.t.Log("warning:", err) },
+		Enter: at(m.store, x), StoreDir: m.store.Dir(), Dir: m.scene.Path("records"), Warn: func(err error) { m.t.Log("warning:", err) },
 		Capabilities: func() *kilnv1.Capabilities {
 			return &kilnv1.Capabilities{Systems: []string{testenv.System()}, Slots: uint32(m.jobs)}
 		},

@@ -111,7 +111,7 @@ func checkLimits(m *kilnv1.Limits) error {
 
 // request turns a message into a request. Derivations that it brings as text are added to
 // the store.
-func (s *Server) request(ctx context.Context, m *kilnv1.BuildRequest) (*nix.BuildRequest, error) {
+func (s *Server) request(ctx context.Context, st Store, m *kilnv1.BuildRequest) (*nix.BuildRequest, error) {
 	r := &nix.BuildRequest{Limits: limitsOf(m.Limits), Rounds: int(m.Rounds), MinIsolation: levelName(m.MinIsolation), Basic: make(map[nix.StorePath]*nix.BasicDerivation)}
 	trusted := callerOf(ctx).role >= kilnv1.Role_ROLE_ADMIN
 	switch m.Mode {
@@ -123,29 +123,35 @@ func (s *Server) request(ctx context.Context, m *kilnv1.BuildRequest) (*nix.Buil
 	case kilnv1.BuildMode_BUILD_MODE_CHECK:
 		r.Mode = nix.BuildCheck
 	}
+	var roots []nix.StorePath
 	for i, t := range m.Targets {
-		p, err := s.target(ctx, r, t, fmt.Sprintf("targets[%d]", i), trusted)
+		p, err := target(ctx, st, r, t, fmt.Sprintf("targets[%d]", i), trusted)
 		if err != nil {
 			return nil, err
 		}
 		r.Paths = append(r.Paths, p)
+		roots = append(roots, p.Path)
+	}
+	// The caller may leave before the build begins.
+	if err := st.AddTempRoot(ctx, roots...); err != nil {
+		return nil, failed(err)
 	}
 	return r, nil
 }
 
-func (s *Server) target(ctx context.Context, r *nix.BuildRequest, t *kilnv1.Target, field string, trusted bool) (p nix.DerivedPath, err error) {
-	dir := s.cfg.Store.Dir()
+func target(ctx context.Context, st Store, r *nix.BuildRequest, t *kilnv1.Target, field string, trusted bool) (p nix.DerivedPath, err error) {
+	dir := st.Dir()
 	switch what := t.What.(type) {
 	case *kilnv1.Target_StorePath:
 		if p.Path, err = dir.Parse(what.StorePath); err != nil {
 			return p, invalid(field+".store_path", "%v", err)
 		}
 	case *kilnv1.Target_DerivationText:
-		if p.Path, err = s.addDerivation(ctx, what.DerivationText, field+".derivation_text"); err != nil {
+		if p.Path, err = addDerivation(ctx, st, what.DerivationText, field+".derivation_text"); err != nil {
 			return p, err
 		}
 	case *kilnv1.Target_Resolved:
-		basic, path, err := s.resolved(ctx, what.Resolved, field+".resolved", trusted)
+		basic, path, err := resolved(ctx, st, what.Resolved, field+".resolved", trusted)
 		if err != nil {
 			return p, err
 		}
@@ -185,33 +191,33 @@ func (s *Server) target(ctx context.Context, r *nix.BuildRequest, t *kilnv1.Targ
 }
 
 // addDerivation adds a derivation to the store that was brought as text.
-func (s *Server) addDerivation(ctx context.Context, m *kilnv1.DerivationText, field string) (nix.StorePath, error) {
+func addDerivation(ctx context.Context, st Store, m *kilnv1.DerivationText, field string) (nix.StorePath, error) {
 	if m == nil || len(m.Text) > maxDerivation {
 		return "", invalid(field+".text", "it has more than %d bytes", maxDerivation)
 	}
 	if err := nix.CheckName(m.Name); err != nil {
 		return "", invalid(field+".name", "%v", err)
 	}
-	drv, err := aterm.Parse(s.cfg.Store.Dir(), m.Name, m.Text, aterm.Limits{})
+	drv, err := aterm.Parse(st.Dir(), m.Name, m.Text, aterm.Limits{})
 	if err != nil {
 		return "", invalid(field+".text", "%v", err)
 	}
 	inputs := slices.Concat(slices.Collect(maps.Keys(drv.InputDrvs)), drv.InputSrcs)
-	missing, err := s.missing(ctx, inputs)
+	missing, err := missingOf(ctx, st, inputs)
 	if err != nil {
 		return "", failed(err)
 	}
 	if len(missing) > 0 {
-		return "", invalid(field+".text", "its input '%s' is not in the store, nor are %d others: upload them first", s.cfg.Store.Dir().Join(missing[0]), len(missing)-1)
+		return "", invalid(field+".text", "its input '%s' is not in the store, nor are %d others: upload them first", st.Dir().Join(missing[0]), len(missing)-1)
 	}
-	path, _, _, err := aterm.DerivationPath(s.cfg.Store.Dir(), drv)
+	path, _, _, err := aterm.DerivationPath(st.Dir(), drv)
 	if err == nil {
-		err = s.hasher.CheckInvariants(ctx, path, drv)
+		err = st.Hasher().CheckInvariants(ctx, path, drv)
 	}
 	if err != nil {
 		return "", invalid(field+".text", "%v", err)
 	}
-	if path, err = s.cfg.Store.AddDerivation(ctx, drv); err != nil {
+	if path, err = st.AddDerivation(ctx, drv); err != nil {
 		return "", failed(err)
 	}
 	return path, nil
@@ -220,8 +226,8 @@ func (s *Server) addDerivation(ctx context.Context, m *kilnv1.DerivationText, fi
 // resolved reads a derivation that is in no store. Where its outputs do not follow from
 // their content, whoever says where they belong could put anything there: that is for
 // admins, unless the paths follow from this very derivation.
-func (s *Server) resolved(ctx context.Context, m *kilnv1.ResolvedDerivation, field string, trusted bool) (*nix.BasicDerivation, nix.StorePath, error) {
-	dir := s.cfg.Store.Dir()
+func resolved(ctx context.Context, st Store, m *kilnv1.ResolvedDerivation, field string, trusted bool) (*nix.BasicDerivation, nix.StorePath, error) {
+	dir := st.Dir()
 	path, err := dir.Parse(m.GetStorePath())
 	if err == nil && !path.IsDerivation() {
 		err = fmt.Errorf("it does not end in %s", nix.DrvExtension)
@@ -242,6 +248,9 @@ func (s *Server) resolved(ctx context.Context, m *kilnv1.ResolvedDerivation, fie
 	}
 	slices.Sort(d.InputSrcs)
 	d.InputSrcs = slices.Compact(d.InputSrcs)
+	if err := st.AddTempRoot(ctx, d.InputSrcs...); err != nil {
+		return nil, "", failed(err)
+	}
 	for name, o := range m.Outputs {
 		where := fmt.Sprintf("%s.outputs[%q]", field, name)
 		if err := nix.CheckName(name); err != nil {
@@ -256,7 +265,7 @@ func (s *Server) resolved(ctx context.Context, m *kilnv1.ResolvedDerivation, fie
 		return nil, "", invalid(field+".outputs", "%v", err)
 	}
 	if kind == nix.InputAddressed && !trusted {
-		if err := s.hasher.CheckInvariants(ctx, path, &nix.Derivation{BasicDerivation: *d}); err != nil {
+		if err := st.Hasher().CheckInvariants(ctx, path, &nix.Derivation{BasicDerivation: *d}); err != nil {
 			return nil, "", invalid(field+".outputs", "their paths do not follow from the derivation, so the role admin is needed: %v", err)
 		}
 	}

@@ -27,17 +27,21 @@ type Store interface {
 	store.Store
 	store.BatchSource
 	store.TempRooter
-	// Derivation reads a valid derivation.
-	Derivation(ctx context.Context, drv nix.StorePath) (*nix.Derivation, error)
+	// Hasher knows the derivations of the store.
+	Hasher() *aterm.Hasher
 	// AddDerivation writes a derivation into the store, and gives its path.
 	AddDerivation(ctx context.Context, drv *nix.Derivation) (nix.StorePath, error)
 }
 
-// Config is what a Server is made of. Store and Builder stay the caller's, and outlive it.
+// Config is what a Server is made of.
 type Config struct {
-	Builder nix.Builder
-	Store   Store
-	Access  Access
+	// Enter opens a place for a connection or a build. It may be called from many
+	// goroutines; the places are left before Close returns.
+	Enter func(ctx context.Context) (Place, error)
+	// StoreDir is the store directory of all places.
+	StoreDir nix.StoreDir
+	// Access says who may do what at the moment. It is asked for each request.
+	Access func() *Access
 	// Dir has the records of builds. One Server at a time uses it.
 	Dir string
 	// Retention is how long the record of a build is kept after its end; 0 stands for
@@ -63,7 +67,6 @@ const (
 type Server struct {
 	cfg     Config
 	builds  *builds
-	hasher  *aterm.Hasher
 	health  *health.Server
 	metrics metrics
 
@@ -80,6 +83,9 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	if cfg.Warn == nil {
 		cfg.Warn = func(error) {}
+	}
+	if cfg.Access == nil {
+		cfg.Access = func() *Access { return &Access{} }
 	}
 	if cfg.Capabilities == nil {
 		cfg.Capabilities = func() *kilnv1.Capabilities { return &kilnv1.Capabilities{} }
@@ -98,7 +104,6 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, builds: bs, health: health.NewServer()}
-	s.hasher = aterm.NewHasher(cfg.Store.Dir(), cfg.Store.Derivation, aterm.HasherOptions{})
 	s.life, s.stop = context.WithCancelCause(context.Background())
 	s.running.Go(s.sweep)
 	return s, nil
@@ -148,7 +153,7 @@ const maxMessage = 2 * maxDerivation
 func (s *Server) Serve(l net.Listener, security Security) error {
 	g := grpc.NewServer(
 		grpc.Creds(security.creds),
-		grpc.UnaryInterceptor(s.cfg.Access.unary), grpc.StreamInterceptor(s.cfg.Access.stream),
+		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream), grpc.StatsHandler(guests{}),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(10000),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
@@ -171,6 +176,12 @@ func (s *Server) Serve(l net.Listener, security Security) error {
 		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 	}
 	return nil
+}
+
+// Drain lets no new builds in, and returns when all have ended or ctx does.
+func (s *Server) Drain(ctx context.Context) error {
+	s.builds.drain(true)
+	return s.builds.awaitIdle(ctx)
 }
 
 // farewell is how long callers may take to hear how their builds ended.

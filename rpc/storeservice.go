@@ -21,9 +21,9 @@ type storeService struct {
 	s *Server
 }
 
-// missing gives those of paths that are not valid.
-func (s *Server) missing(ctx context.Context, paths []nix.StorePath) (missing []nix.StorePath, err error) {
-	valid, err := s.cfg.Store.ValidPaths(ctx, paths)
+// missingOf gives those of paths that are not valid.
+func missingOf(ctx context.Context, st Store, paths []nix.StorePath) (missing []nix.StorePath, err error) {
+	valid, err := st.ValidPaths(ctx, paths)
 	if err != nil {
 		return nil, err
 	}
@@ -40,12 +40,12 @@ func (s *Server) missing(ctx context.Context, paths []nix.StorePath) (missing []
 }
 
 // QueryMissing implements kilnv1.StoreServer. What it finds to be there stays there for as
-// long as the server runs: whoever asks is about to use it.
+// long as the connection: whoever asks is about to use it.
 func (x *storeService) QueryMissing(ctx context.Context, m *kilnv1.QueryMissingRequest) (*kilnv1.QueryMissingResponse, error) {
 	if len(m.StorePaths) > maxPaths {
 		return nil, invalid("store_paths", "there are %d, and may be %d at most", len(m.StorePaths), maxPaths)
 	}
-	dir := x.s.cfg.Store.Dir()
+	dir := x.s.cfg.StoreDir
 	paths := make([]nix.StorePath, 0, len(m.StorePaths))
 	for i, text := range m.StorePaths {
 		p, err := dir.Parse(text)
@@ -54,18 +54,24 @@ func (x *storeService) QueryMissing(ctx context.Context, m *kilnv1.QueryMissingR
 		}
 		paths = append(paths, p)
 	}
+	in, err := x.s.at(ctx)
+	if err != nil {
+		return nil, failed(err)
+	}
+	defer in.leave()
+	st := in.Store()
 	if callerOf(ctx).role >= kilnv1.Role_ROLE_SUBMIT {
 		// Only what is there, or anybody could make the list of roots grow; and what is
 		// there may be gone before it is a root, so it is looked at again.
-		there, err := x.s.cfg.Store.ValidPaths(ctx, paths)
+		there, err := st.ValidPaths(ctx, paths)
 		if err == nil {
-			err = x.s.cfg.Store.AddTempRoot(ctx, there...)
+			err = st.AddTempRoot(ctx, there...)
 		}
 		if err != nil {
 			return nil, failed(err)
 		}
 	}
-	missing, err := x.s.missing(ctx, paths)
+	missing, err := missingOf(ctx, st, paths)
 	if err != nil {
 		return nil, failed(err)
 	}
@@ -74,19 +80,24 @@ func (x *storeService) QueryMissing(ctx context.Context, m *kilnv1.QueryMissingR
 
 // GetPathInfo implements kilnv1.StoreServer.
 func (x *storeService) GetPathInfo(ctx context.Context, m *kilnv1.GetPathInfoRequest) (*kilnv1.PathInfo, error) {
-	info, err := x.info(ctx, m.StorePath)
+	in, err := x.s.at(ctx)
+	if err != nil {
+		return nil, failed(err)
+	}
+	defer in.leave()
+	info, err := infoIn(ctx, in.Store(), m.StorePath)
 	if err != nil {
 		return nil, err
 	}
-	return pathInfo(x.s.cfg.Store.Dir(), info), nil
+	return pathInfo(x.s.cfg.StoreDir, info), nil
 }
 
-func (x *storeService) info(ctx context.Context, path string) (*nix.PathInfo, error) {
-	p, err := x.s.cfg.Store.Dir().Parse(path)
+func infoIn(ctx context.Context, st Store, path string) (*nix.PathInfo, error) {
+	p, err := st.Dir().Parse(path)
 	if err != nil {
 		return nil, invalid("store_path", "%v", err)
 	}
-	info, err := x.s.cfg.Store.PathInfo(ctx, p)
+	info, err := st.PathInfo(ctx, p)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, status.Error(codes.NotFound, valid(err.Error()))
 	}
@@ -188,7 +199,7 @@ func (p *parts) Read(buf []byte) (int, error) {
 
 // Upload implements kilnv1.StoreServer.
 func (x *storeService) Upload(stream kilnv1.Store_UploadServer) error {
-	ctx, st := stream.Context(), x.s.cfg.Store
+	ctx, dir := stream.Context(), x.s.cfg.StoreDir
 	first, err := stream.Recv()
 	if err != nil {
 		if errors.Is(err, io.EOF) {
@@ -200,14 +211,20 @@ func (x *storeService) Upload(stream kilnv1.Store_UploadServer) error {
 	if head == nil {
 		return invalid("info", "the first message has to have it")
 	}
-	info, err := pathInfoOf(st.Dir(), head.Info, "info.info")
+	info, err := pathInfoOf(dir, head.Info, "info.info")
 	if err != nil {
 		return err
 	}
+	in, err := x.s.at(ctx)
+	if err != nil {
+		return failed(err)
+	}
+	defer in.leave()
+	st := in.Store()
 	if err := st.AddTempRoot(ctx, info.Path); err != nil {
 		return failed(err)
 	}
-	missing, err := x.s.missing(ctx, []nix.StorePath{info.Path})
+	missing, err := missingOf(ctx, st, []nix.StorePath{info.Path})
 	if err != nil {
 		return failed(err)
 	}
@@ -238,7 +255,7 @@ func (x *storeService) Upload(stream kilnv1.Store_UploadServer) error {
 	case data.err != nil:
 		return failed(data.err) // the stream ended, or was nonsense
 	}
-	return rejected(st.Dir().Join(info.Path), err)
+	return rejected(dir.Join(info.Path), err)
 }
 
 // rejected is the status of an object that the store does not take.
@@ -255,17 +272,23 @@ func (x *storeService) Download(m *kilnv1.DownloadRequest, stream kilnv1.Store_D
 	if _, ok := kilnv1.Compression_name[int32(m.Compression)]; !ok {
 		return invalid("compression", "%d is none", m.Compression)
 	}
-	info, err := x.info(ctx, m.StorePath)
+	in, err := x.s.at(ctx)
+	if err != nil {
+		return failed(err)
+	}
+	defer in.leave()
+	st := in.Store()
+	info, err := infoIn(ctx, st, m.StorePath)
 	if err != nil {
 		return err
 	}
-	if err := x.s.cfg.Store.AddTempRoot(ctx, info.Path); err != nil {
+	if err := st.AddTempRoot(ctx, info.Path); err != nil {
 		return failed(err)
 	}
-	if err := stream.Send(&kilnv1.DownloadResponse{Part: &kilnv1.DownloadResponse_Info{Info: pathInfo(x.s.cfg.Store.Dir(), info)}}); err != nil {
+	if err := stream.Send(&kilnv1.DownloadResponse{Part: &kilnv1.DownloadResponse_Info{Info: pathInfo(x.s.cfg.StoreDir, info)}}); err != nil {
 		return err
 	}
-	n, err := send(m.Compression, func(w io.Writer) error { return x.s.cfg.Store.NAR(ctx, info.Path, w) }, func(p []byte) error {
+	n, err := send(m.Compression, func(w io.Writer) error { return st.NAR(ctx, info.Path, w) }, func(p []byte) error {
 		return stream.Send(&kilnv1.DownloadResponse{Part: &kilnv1.DownloadResponse_Data{Data: p}})
 	})
 	x.s.metrics.moved(0, n)

@@ -24,6 +24,7 @@ type connection struct {
 	settings   atomic.Pointer[conf.Settings]
 	builder    nix.Builder
 	done       func() // of the builder
+	build      func(context.Context, Client, nix.Builder, *nix.BuildRequest) ([]nix.BuildResult, error)
 }
 
 // use gives the client a builder by other settings.
@@ -44,20 +45,21 @@ func (c *connection) current() nix.Builder { return c.builder }
 
 // serve speaks to a client until it leaves.
 func (s *Server) serve(ctx context.Context, conn stream, client Client) (err error) {
-	c, err := s.attach(ctx, client)
+	c, err := s.attach(ctx, client, false)
 	if err != nil {
 		// The client is told why, and the next one may have more luck.
 		return daemon.Serve(ctx, conn, daemon.Config{Store: nowhere{s.cfg.StoreDir}, Refusal: err, NixVersion: s.cfg.NixVersion})
 	}
 	defer func() { err = c.leave(err) }()
 	return daemon.Serve(ctx, conn, daemon.Config{
-		Store: c.view(), Builder: c.builder, Trust: client.Trust, SetOptions: c.setOptions,
+		Store: c.view(), Builder: c.serving(), Trust: client.Trust, SetOptions: c.setOptions,
 		NixVersion: s.cfg.NixVersion, Drain: s.drain, TempDir: s.cfg.TempDir, Limits: s.cfg.Limits,
 	})
 }
 
-// attach gives a client what it has of the daemon, until leave is called.
-func (s *Server) attach(ctx context.Context, client Client) (_ *connection, err error) {
+// attach gives a client what it has of the daemon, until leave is called. showsLogs says
+// that it shows logs while they are written.
+func (s *Server) attach(ctx context.Context, client Client, showsLogs bool) (_ *connection, err error) {
 	g, err := s.generations.use(ctx)
 	if err != nil {
 		return nil, err
@@ -65,10 +67,10 @@ func (s *Server) attach(ctx context.Context, client Client) (_ *connection, err 
 	if err := g.Store().Prepare(client.User, int(client.UID)); err != nil {
 		s.log("warning: %v", err)
 	}
-	c := &connection{client: client, generation: g, letGo: func() { s.generations.letGo(g) }}
+	c := &connection{client: client, generation: g, letGo: func() { s.generations.letGo(g) }, build: s.cfg.Build}
 	c.keys = &trustedKeys{dir: g.Store().Dir(), current: c.settings.Load, readFile: os.ReadFile}
 	c.store = g.Store().Lease(c.keys.object)
-	if err := c.use(g.settings, false); err != nil {
+	if err := c.use(g.settings, showsLogs); err != nil {
 		return nil, c.leave(err)
 	}
 	return c, nil

@@ -17,7 +17,7 @@ import (
 // else the client's user should see. An error is for that user, too, and says why the
 // client was left.
 func (s *Server) ServeLegacy(ctx context.Context, conn io.ReadWriteCloser, write bool, log io.Writer) (err error) {
-	c, err := s.attach(ctx, s.starter())
+	c, err := s.attach(ctx, s.starter(), false)
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}

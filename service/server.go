@@ -38,6 +38,9 @@ type Config struct {
 	// DefaultMaxConnections. One user who is not trusted may have half of them. Others are
 	// told so.
 	MaxConnections int
+	// Build, if it is set, carries out what clients of the worker protocol have built, with
+	// the builder of the client. It is for those who want to know what is built.
+	Build func(ctx context.Context, c Client, b nix.Builder, req *nix.BuildRequest) ([]nix.BuildResult, error)
 	// Log is told what an operator should know, a line at a time, from any goroutine;
 	// details too if they are wanted.
 	Log     func(text string)

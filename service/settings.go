@@ -40,5 +40,5 @@ func (c *connection) setOptions(_ context.Context, o *worker.SetOptions, log nix
 	if err := c.use(s, o.VerboseBuild); err != nil {
 		return nil, err
 	}
-	return c.current(), nil
+	return c.serving(), nil
 }

@@ -86,6 +86,13 @@ func (gs *generations) current() *generation {
 	return g
 }
 
+// isCurrent tells whether new connections would use a generation.
+func (gs *generations) isCurrent(g *generation) bool {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	return g == gs.latest && g.settings == gs.settings && !g.Store().Replaced()
+}
+
 // reload reads nix.conf again, and has new connections begin another generation. When
 // it cannot be read, everything stays as it was.
 func (gs *generations) reload() error {

@@ -4,10 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"log"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -34,6 +31,7 @@ type daemonFlags struct {
 	stdio, serve, write                     bool
 	forceTrusted, forceUntrusted, noForcing bool
 	connections                             int
+	service                                 serviceFlags
 }
 
 func daemonCommand(g *globals) *cobra.Command {
@@ -45,6 +43,7 @@ func daemonCommand(g *globals) *cobra.Command {
 			"their store. The socket belongs to the store, so `kiln daemon --store ~/my-nix` needs nothing else; sockets that\n" +
 			"systemd has opened are taken over. Called nix-daemon, the program does the same; called nix-store, it takes --serve,\n" +
 			"which is what nix-copy-closure and stores of the scheme ssh start on another machine.\n\n" +
+			"With --listen it also offers the executor service (see kiln serve), and builds once what both ask for.\n\n" +
 			"SIGTERM ends it when everything that is being done is done, a second one at once. SIGHUP has it read nix.conf\n" +
 			"again, for clients that connect from then on.",
 		Args:        cobra.NoArgs,
@@ -62,12 +61,16 @@ func daemonCommand(g *globals) *cobra.Command {
 	f.BoolVar(&flags.forceUntrusted, "force-untrusted", false, "trust no client")
 	f.BoolVar(&flags.noForcing, "default-trust", false, "trust those that trusted-users names, as without this flag")
 	f.IntVar(&flags.connections, "max-connections", service.DefaultMaxConnections, "how many clients are served at once; others are told to try again")
+	flags.service.register(c, "none without this flag")
+	g.override(c, "max-jobs", "j", "max-jobs", "how many builders run at once; auto for one a processor")
 	f.Bool("daemon", false, "does nothing: nix-daemon has it")
 	f.Lookup("daemon").Hidden = true
 	f.Bool("process-ops", false, "does nothing: that requests are carried out here and not passed on as they are, for which mounted-ssh-ng:// asks, is always so")
 	f.Lookup("process-ops").Hidden = true
 	c.MarkFlagsMutuallyExclusive("force-trusted", "force-untrusted", "default-trust")
-	c.MarkFlagsMutuallyExclusive("stdio", "socket", "serve")
+	for _, flag := range []string{"socket", "listen", "metrics"} {
+		c.MarkFlagsMutuallyExclusive("stdio", flag, "serve")
+	}
 	return c
 }
 
@@ -86,63 +89,49 @@ func runDaemon(ctx context.Context, g *globals, flags *daemonFlags) error {
 	if err != nil {
 		return err
 	}
-	c, err := g.configure()
+	h, err := newHouse(g, flags)
 	if err != nil {
 		return err
 	}
-	if (flags.stdio || flags.serve) && c.store.Scheme != conf.SchemeLocal {
-		return relay(ctx, c, flags)
+	defer h.close()
+	if (flags.stdio || flags.serve) && h.c.store.Scheme != conf.SchemeLocal {
+		return relay(ctx, h.c, flags)
 	}
-	// A line at a time; journald adds the rest.
-	lines := log.New(os.Stderr, "", 0)
-	s := service.New(service.Config{
-		First: c.settings,
-		Load: func() (*conf.Settings, error) {
-			fresh, err := g.configure()
-			if err != nil {
-				return nil, err
-			}
-			return fresh.settings, nil
-		},
-		Open: func(ctx context.Context, s *conf.Settings) (service.Workshop, error) {
-			return openWorkshop(ctx, &configuration{settings: s, dirs: c.dirs, store: c.store, local: c.local}, g.verbose, g.problems())
-		},
-		StoreDir:       nix.StoreDir(c.local.Store),
-		ForceTrust:     flags.trust(),
-		MaxConnections: flags.connections,
-		Log:            func(text string) { lines.Print(text) },
-		Verbose:        g.verbose > 0,
-	})
-	defer s.Close()
 	if flags.stdio {
-		return serveStdio(ctx, s.ServeOne)
+		return serveStdio(ctx, h.nix.ServeOne)
 	}
 	if flags.serve {
 		return serveStdio(ctx, func(ctx context.Context, conn io.ReadWriteCloser) error {
-			return s.ServeLegacy(ctx, conn, flags.write, os.Stderr)
+			return h.nix.ServeLegacy(ctx, conn, flags.write, os.Stderr)
 		})
 	}
 	if flags.write {
 		return errors.New("the flag --write is for --serve")
 	}
-	if err := s.Open(ctx); err != nil {
+	if err := h.nix.Open(ctx); err != nil {
 		return err
 	}
-	if len(activated) == 0 {
+	h.listeners = activated
+	if len(h.listeners) == 0 {
 		path := flags.socket
 		if path == "" {
-			path = c.dirs.SocketIn(c.local.State)
+			path = h.c.dirs.SocketIn(h.c.local.State)
 		}
 		l, err := socket.Listen(ctx, path)
 		if err != nil {
 			return err
 		}
-		activated = append(activated, l)
+		h.listeners = append(h.listeners, l)
 		if !g.quiet {
-			lines.Printf("listening at '%s'", path)
+			h.lines.Printf("listening at '%s'", path)
 		}
 	}
-	return serveSockets(ctx, s, activated, lines)
+	if flags.service.wanted() {
+		if err := h.openService(&flags.service); err != nil {
+			return err
+		}
+	}
+	return h.run(ctx)
 }
 
 // relay serves one client for a store that somebody else has.
@@ -170,43 +159,4 @@ func serveStdio(ctx context.Context, serve func(context.Context, io.ReadWriteClo
 		return nil
 	}
 	return err
-}
-
-// serveSockets serves clients until signals end it.
-func serveSockets(ctx context.Context, s *service.Server, listeners []net.Listener, lines *log.Logger) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(signals)
-	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(ctx, listeners...) }()
-	notify := func(words ...string) {
-		if err := socket.Notify(words...); err != nil {
-			lines.Printf("warning: %v", err)
-		}
-	}
-	notify("READY=1")
-	draining := false
-	for {
-		select {
-		case err := <-ended:
-			return err
-		case sig := <-signals:
-			switch {
-			case sig == syscall.SIGHUP:
-				notify(socket.Reloading()...)
-				if err := s.Reload(); err != nil {
-					lines.Printf("warning: nix.conf was not read again: %v", err)
-				}
-				notify("READY=1")
-			case !draining:
-				draining = true
-				notify("STOPPING=1")
-				s.Drain()
-			default:
-				cancel(fmt.Errorf("the daemon was told to end at once: %v", sig))
-			}
-		}
-	}
 }
