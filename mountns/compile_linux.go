@@ -90,30 +90,30 @@ func openTreeFlags(follow bool) program.Arg {
 // restrict sets the attributes of a detached tree. Done after the mount is in
 // place, it would not reach the namespaces that share it.
 func (m Mount) restrict(p *program.Program, what string, tree program.Ref) {
-	var set uint64
-	var names string
-	add := func(flag uint64, name string) {
-		set |= flag
-		if names != "" {
-			names += "|"
-		}
-		names += name
-	}
-	if !m.Writable {
-		add(unix.MOUNT_ATTR_RDONLY, "MOUNT_ATTR_RDONLY")
-	}
-	if !m.Devices {
-		add(unix.MOUNT_ATTR_NOSUID, "MOUNT_ATTR_NOSUID")
-		add(unix.MOUNT_ATTR_NODEV, "MOUNT_ATTR_NODEV")
-	}
-	if set == 0 {
+	attr := attributes[m.Writable][m.Devices]
+	if attr == nil {
 		return
 	}
-	attr := make([]byte, 32) // struct mount_attr: attr_set comes first
-	binary.NativeEndian.PutUint64(attr, set)
 	p.Add(what, callMountSetattr, program.Result(tree), program.String(""),
-		program.Named(uint(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE), "AT_EMPTY_PATH|AT_RECURSIVE"),
-		program.Bytes(attr, "{attr_set="+names+"}"), program.Number(len(attr)))
+		program.Named(uint(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE), "AT_EMPTY_PATH|AT_RECURSIVE"), *attr, program.Number(mountAttrSize))
+}
+
+const mountAttrSize = 32 // of struct mount_attr, of which attr_set comes first
+
+// attributes are those that a tree gets, by whether it is writable and has devices.
+var attributes = map[bool]map[bool]*program.Arg{
+	false: {
+		false: setAttributes(unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, "MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV"),
+		true:  setAttributes(unix.MOUNT_ATTR_RDONLY, "MOUNT_ATTR_RDONLY"),
+	},
+	true: {false: setAttributes(unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, "MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV")},
+}
+
+func setAttributes(set uint64, names string) *program.Arg {
+	attr := make([]byte, mountAttrSize)
+	binary.NativeEndian.PutUint64(attr, set)
+	arg := program.Bytes(attr, "{attr_set="+names+"}")
+	return &arg
 }
 
 // Fork appends what copies the namespace, while the launcher keeps hold of the

@@ -37,6 +37,8 @@ const (
 // mounts are what Stage gave. It is a pure function.
 func compile(s *Spec, mounts []mountns.Mount, f Facts) *program.Program {
 	c := &compiler{s: s, f: f, p: &program.Program{}}
+	const besideMounts, ofMount = 100, 4 // about how many calls
+	c.p.Grow(besideMounts + ofMount*len(mounts))
 	c.begin()
 	if s.Isolation == Full {
 		c.network()

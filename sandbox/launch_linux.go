@@ -288,6 +288,7 @@ func (l *Launcher) launch(ctx context.Context, name string, p *program.Program, 
 			return nil, errors.Join(context.Cause(ctx), proc.discard())
 		}
 	}
+	proc.steps = nil // it takes much more than the rest, for as long as the process runs
 	return proc, err
 }
 

@@ -14,7 +14,7 @@ func (p *Program) Encode() ([]byte, error) {
 	if len(p.Instructions) == 0 || len(p.Instructions) > launcher.MaxRecords {
 		return nil, fmt.Errorf("encode program: %d instructions, where 1 to %d can be", len(p.Instructions), launcher.MaxRecords)
 	}
-	var e encoder
+	e := encoder{arena: make([]byte, 0, p.arenaSize())}
 	records := make([]launcher.Record, len(p.Instructions))
 	for i := range p.Instructions {
 		if err := e.record(&records[i], &p.Instructions[i], i); err != nil {
@@ -68,32 +68,30 @@ func (e *encoder) record(r *launcher.Record, in *Instruction, index int) error {
 func (e *encoder) arg(a Arg) (kind, value uint64) {
 	switch a.kind {
 	case argString:
-		return launcher.KindArena, e.bytes(append([]byte(a.text), 0))
+		return launcher.KindArena, e.text(a.text)
 	case argBytes:
-		if a.inner == nil {
-			return launcher.KindArena, e.bytes(a.data)
+		if a.more.inner == nil {
+			return launcher.KindArena, e.bytes(a.more.data)
 		}
-		kind, inner := e.arg(*a.inner)
-		data := append([]byte(nil), a.data...)
-		binary.NativeEndian.PutUint64(data[a.at:], inner)
-		at := e.bytes(data)
+		kind, inner := e.arg(*a.more.inner)
+		at := e.bytes(a.more.data)
+		pointer := at + uint64(a.more.at)
+		binary.NativeEndian.PutUint64(e.arena[pointer:], inner)
 		if kind == launcher.KindArena {
-			e.relocations = append(e.relocations, at+uint64(a.at))
+			e.relocations = append(e.relocations, pointer)
 		}
 		return launcher.KindArena, at
 	case argStrings:
-		offsets := make([]uint64, len(a.list))
-		for i, s := range a.list {
-			offsets[i] = e.bytes(append([]byte(s), 0))
+		offsets := make([]uint64, len(a.more.list))
+		for i, s := range a.more.list {
+			offsets[i] = e.text(s)
 		}
-		var table []byte
-		for _, o := range offsets {
-			table = binary.NativeEndian.AppendUint64(table, o)
+		at := e.bytes(nil)
+		for i, o := range offsets {
+			e.relocations = append(e.relocations, at+uint64(i)*wordSize)
+			e.arena = binary.NativeEndian.AppendUint64(e.arena, o)
 		}
-		at := e.bytes(binary.NativeEndian.AppendUint64(table, 0))
-		for i := range offsets {
-			e.relocations = append(e.relocations, at+uint64(i)*8)
-		}
+		e.arena = binary.NativeEndian.AppendUint64(e.arena, 0)
 		return launcher.KindArena, at
 	case argResult:
 		return launcher.KindResult, a.number
@@ -103,12 +101,59 @@ func (e *encoder) arg(a Arg) (kind, value uint64) {
 	return launcher.KindNumber, a.number
 }
 
-// bytes puts data into the arena at an address that any word may have.
+// wordSize is what everything in the arena is aligned to, so that any word may be there.
+const wordSize = 8
+
+func aligned(n int) int { return (n + wordSize - 1) &^ (wordSize - 1) }
+
+// bytes puts data into the arena.
 func (e *encoder) bytes(data []byte) uint64 {
-	for len(e.arena)%8 != 0 {
-		e.arena = append(e.arena, 0)
-	}
-	at := uint64(len(e.arena))
+	at := e.align()
 	e.arena = append(e.arena, data...)
 	return at
+}
+
+// text puts a string and its NUL into the arena.
+func (e *encoder) text(s string) uint64 {
+	at := e.align()
+	e.arena = append(append(e.arena, s...), 0)
+	return at
+}
+
+func (e *encoder) align() uint64 {
+	for len(e.arena)%wordSize != 0 {
+		e.arena = append(e.arena, 0)
+	}
+	return uint64(len(e.arena))
+}
+
+// arenaSize is how much the arguments take in the arena, in bytes.
+func (p *Program) arenaSize() int {
+	n := 0
+	for i := range p.Instructions {
+		for _, a := range p.Instructions[i].Args {
+			n += a.arenaSize()
+		}
+	}
+	return n
+}
+
+func (a Arg) arenaSize() int {
+	switch a.kind {
+	case argString:
+		return aligned(len(a.text) + 1)
+	case argBytes:
+		n := aligned(len(a.more.data))
+		if a.more.inner != nil {
+			n += a.more.inner.arenaSize()
+		}
+		return n
+	case argStrings:
+		n := (len(a.more.list) + 1) * wordSize
+		for _, s := range a.more.list {
+			n += aligned(len(s) + 1)
+		}
+		return n
+	}
+	return 0
 }

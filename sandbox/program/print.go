@@ -56,13 +56,13 @@ func (a Arg) print() string {
 	case argString:
 		return strconv.Quote(a.text)
 	case argStrings:
-		quoted := make([]string, len(a.list))
-		for i, s := range a.list {
+		quoted := make([]string, len(a.more.list))
+		for i, s := range a.more.list {
 			quoted[i] = strconv.Quote(s)
 		}
 		return "[" + strings.Join(quoted, ", ") + "]"
 	case argBytes:
-		return a.names
+		return a.text
 	case argResult:
 		return "$" + strconv.FormatUint(a.number, 10)
 	case argSlot:
@@ -78,8 +78,8 @@ func (a Arg) print() string {
 		}
 		return "FD" + strconv.FormatUint(a.number, 10)
 	}
-	if a.names != "" {
-		return a.names
+	if a.text != "" {
+		return a.text
 	}
 	return strconv.FormatInt(int64(a.number), 10)
 }

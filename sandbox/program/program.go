@@ -1,6 +1,7 @@
 package program
 
 import (
+	"slices"
 	"syscall"
 
 	"github.com/kilnbuild/kiln/sandbox/launcher"
@@ -44,16 +45,23 @@ func (p *Program) Add(what string, call Call, args ...Arg) (Ref, *Instruction) {
 	return Ref(len(p.Instructions) - 1), &p.Instructions[len(p.Instructions)-1]
 }
 
-// An Arg is an argument of a system call.
+// Grow makes room for n more instructions.
+func (p *Program) Grow(n int) { p.Instructions = slices.Grow(p.Instructions, n) }
+
+// An Arg is an argument of a system call. It can be used more than once.
 type Arg struct {
 	kind   argKind
 	number uint64
-	names  string // how a number is printed, "" for its digits
-	text   string
-	list   []string
-	data   []byte
-	inner  *Arg // what a pointer in data points to
-	at     int  // where that pointer is
+	text   string // a string; of others, how they are printed, "" for the digits of a number
+	more   *more  // of argStrings and argBytes
+}
+
+// more is what few arguments have: a program has thousands.
+type more struct {
+	list  []string
+	data  []byte
+	inner *Arg // what a pointer in data points to
+	at    int  // where that pointer is
 }
 
 type argKind uint8
@@ -74,22 +82,24 @@ func Number[T ~int | ~int64 | ~uint | ~uint32 | ~uint64 | ~uintptr](n T) Arg {
 
 // Named is an integer with the names of its flags.
 func Named[T ~int | ~uint | ~uint32 | ~uint64 | ~uintptr](n T, names string) Arg {
-	return Arg{kind: argNumber, number: uint64(n), names: names}
+	return Arg{kind: argNumber, number: uint64(n), text: names}
 }
 
 // String is a string with its NUL.
 func String(s string) Arg { return Arg{kind: argString, text: s} }
 
 // Strings is an array of strings, ended by a null pointer, as argv is.
-func Strings(list []string) Arg { return Arg{kind: argStrings, list: list} }
+func Strings(list []string) Arg { return Arg{kind: argStrings, more: &more{list: list}} }
 
 // Bytes is the address of data; print is how it is shown.
-func Bytes(data []byte, print string) Arg { return Arg{kind: argBytes, data: data, names: print} }
+func Bytes(data []byte, print string) Arg {
+	return Arg{kind: argBytes, text: print, more: &more{data: data}}
+}
 
 // Struct is the address of data in which the word at offset at is the address of
 // inner.
 func Struct(data []byte, at int, inner Arg, print string) Arg {
-	return Arg{kind: argBytes, data: data, at: at, inner: &inner, names: print}
+	return Arg{kind: argBytes, text: print, more: &more{data: data, at: at, inner: &inner}}
 }
 
 // Result is what an earlier instruction gave.
@@ -117,4 +127,9 @@ var Here = Named(^uint64(99), "AT_FDCWD")
 var Null = Named(uint64(0), "NULL")
 
 // Text is the string of an argument made by String, "" for others.
-func (a Arg) Text() string { return a.text }
+func (a Arg) Text() string {
+	if a.kind != argString {
+		return ""
+	}
+	return a.text
+}
