@@ -8,6 +8,8 @@
 
 GO       ?= go
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+# Without what gRPC has for requests on a web page, which brings templates for HTML with it.
+TAGS     := grpcnotrace
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 
 FUZZTIME ?= 20s
@@ -23,7 +25,7 @@ PEERS    ?= $(if $(filter 0,$(shell id -u)),2.34)
 .PHONY: build demo demo-recursive demo-service generate test conformance bench lint fuzz interop broken screenshots docs clean help
 
 build: ## one static binary: ./kiln
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
 
 demo: ## build a derivation in the sandbox, in a store of its own, and print the isolation report
 	@.ci/need go busybox

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 )
 
@@ -98,8 +99,7 @@ var needed = map[string]kilnv1.Role{
 	kilnv1.Store_Upload_FullMethodName:             kilnv1.Role_ROLE_SUBMIT,
 	kilnv1.Store_Download_FullMethodName:           kilnv1.Role_ROLE_WATCH,
 
-	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      kilnv1.Role_ROLE_WATCH,
-	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": kilnv1.Role_ROLE_WATCH,
+	reflectionpb.ServerReflection_ServerReflectionInfo_FullMethodName: kilnv1.Role_ROLE_WATCH,
 }
 
 type callerKey struct{}

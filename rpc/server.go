@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/reflection"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 )
 
 // Store is what a Server needs of a store.
@@ -164,7 +164,7 @@ func (s *Server) Serve(l net.Listener, security Security) error {
 	kilnv1.RegisterExecutorServer(g, &executorService{s: s})
 	kilnv1.RegisterStoreServer(g, &storeService{s: s})
 	healthpb.RegisterHealthServer(g, s.health)
-	reflection.Register(g)
+	reflectionpb.RegisterServerReflectionServer(g, &reflectionService{g: g})
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()

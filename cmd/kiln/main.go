@@ -107,7 +107,6 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.SetVersionTemplate("kiln {{.Version}}\n")
 	g.register(root)
 	root.AddCommand(buildCommand(g), daemonCommand(g), logCommand(g), derivationCommand(g), storeCommand(g), copyCommand(g), keyCommand(), cacheCommand(g), doctorCommand(g), completionCommand(), gcCommand(g))
 	root.AddCommand(serviceCommands(g)...)
