@@ -84,6 +84,8 @@ func listItems(w io.Writer) {
 	for _, it := range items {
 		fmt.Fprintf(w, "%-12s %s\n", it.name, it.what)
 	}
+	fmt.Fprintf(w, "%-12s %s\n", millionItem, "what is alive among a million objects: kiln alone")
+	fmt.Fprintf(w, "%-12s %s\n", serviceItem, "builds over gRPC, 500 watchers of a log, and a daemon with nothing to do: kiln alone")
 }
 
 // scaled is the size of the item's work.

@@ -177,7 +177,8 @@ func measureAll(opts options, dir string, groups []string) (bool, error) {
 		}
 	}
 	million := opts.run.MatchString(millionItem)
-	if len(rows) == 0 && !million && len(opts.sizes) == 0 {
+	offered := opts.run.MatchString(serviceItem)
+	if len(rows) == 0 && !million && !offered && len(opts.sizes) == 0 {
 		return false, errors.New("no item matches -run; -list names them")
 	}
 	if len(rows) > 0 {
@@ -198,6 +199,14 @@ func measureAll(opts options, dir string, groups []string) (bool, error) {
 		}
 		fmt.Print(text)
 		ok = met
+	}
+	if offered {
+		text, met, err := b.serviceNote(kiln)
+		if err != nil {
+			return false, err
+		}
+		fmt.Print(text)
+		ok = ok && met
 	}
 	if len(opts.sizes) > 0 {
 		text, same, err := b.sizesNote(opts.kiln, opts.sizes)

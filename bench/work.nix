@@ -15,6 +15,8 @@ let
 in {
   trivial = drvs (map (i: script "trivial-${toString i}" { } "echo > $out") numbers);
 
+  noisy = drvs [ (script "noisy" { } "i=0; while [ $i -lt ${toString n} ]; do echo this is line $i of them all; i=$((i+1)); done; echo > $out") ];
+
   chain = drvs [ (builtins.foldl' (previous: i: script "chain-${toString i}" { inherit previous; } "echo $previous > $out") "" numbers) ];
 
   directories = drvs [ (script "wide" { inputs = map (i: builtins.path { name = "input-${toString i}"; path = ./inputs + "/${toString i}"; }) numbers; } "echo > $out") ];

@@ -131,7 +131,7 @@ type watching struct {
 // events sends the events of a build.
 func (x *executorService) events(ctx context.Context, b *build, w watching, send func(*kilnv1.BuildEvent) error) error {
 	ended := false
-	err := b.journal.read(ctx, w.follow, func(e *kilnv1.BuildEvent) error {
+	err := b.journal.read(ctx, w.after, w.follow, func(e *kilnv1.BuildEvent) error {
 		ended = e.GetEnded() != nil
 		x.s.keep(ctx, e.GetEnded())
 		if e.Number <= w.after {

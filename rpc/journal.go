@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	kilnv1 "github.com/kilnbuild/kiln/api/kiln/v1"
 	"google.golang.org/protobuf/proto"
@@ -35,13 +36,14 @@ type journal struct {
 	events   uint64
 	logBytes uint64
 	over     bool          // no more will come
+	ended    chan struct{} // closed then
 	grown    chan struct{} // closed when there is more, and replaced
 	err      error
 	buf      []byte
 }
 
 func newJournal(path, id string) *journal {
-	return &journal{path: path, id: id, grown: make(chan struct{})}
+	return &journal{path: path, id: id, grown: make(chan struct{}), ended: make(chan struct{})}
 }
 
 // append writes an event, and gives it number, time and build.
@@ -112,6 +114,7 @@ func (j *journal) end(e *kilnv1.BuildEvent) {
 		return
 	}
 	j.over = true
+	close(j.ended)
 	if j.file != nil {
 		j.file.Close()
 		j.file = nil
@@ -133,8 +136,21 @@ func (j *journal) state() (size int64, over bool, grown <-chan struct{}) {
 	return j.size, j.over, j.grown
 }
 
-// read calls yield with every event, and with follow waits for more until the last one.
-func (j *journal) read(ctx context.Context, follow bool, yield func(*kilnv1.BuildEvent) error) error {
+// maxMerged bounds the log that is given to a reader at once. Many read at the same time,
+// and gRPC keeps messages in buffers of 16 KiB, the next larger ones being twice that.
+const maxMerged = 15 << 10
+
+// gathering is how long a reader waits after what it has got, unless that was the last. Each
+// message to each of many readers costs the same, be it a line or a page.
+const gathering = 20 * time.Millisecond
+
+// read calls yield with every event after one of a number, and with the last one in any
+// case; with follow it waits for more until that.
+// Pieces of log that follow on each other come as one, with the number of the last: builders
+// print line after line, and who watches from the beginning would get as many messages.
+func (j *journal) read(ctx context.Context, after uint64, follow bool, yield func(*kilnv1.BuildEvent) error) error {
+	m := merger{after: after, yield: yield}
+	r := newEventReader()
 	var f *os.File
 	defer func() {
 		if f != nil {
@@ -150,10 +166,21 @@ func (j *journal) read(ctx context.Context, follow bool, yield func(*kilnv1.Buil
 					return fmt.Errorf("read the events of build '%s': %w", j.id, err)
 				}
 			}
-			if _, err := readEvents(io.NewSectionReader(f, at, size-at), yield); err != nil {
+			_, err := r.read(io.NewSectionReader(f, at, size-at), m.add)
+			if err == nil {
+				err = m.flush()
+			}
+			if err != nil {
 				return err
 			}
 			at = size
+			if !over && follow {
+				select {
+				case <-time.After(gathering):
+				case <-j.ended:
+				case <-ctx.Done():
+				}
+			}
 			continue
 		}
 		if over || !follow {
@@ -167,11 +194,67 @@ func (j *journal) read(ctx context.Context, follow bool, yield func(*kilnv1.Buil
 	}
 }
 
+// merger joins pieces of log.
+type merger struct {
+	after uint64 // events up to this number are left out
+	yield func(*kilnv1.BuildEvent) error
+	log   *kilnv1.BuildEvent // nil for none
+}
+
+func (m *merger) add(e *kilnv1.BuildEvent) error {
+	if e.Number <= m.after && e.GetEnded() == nil {
+		return nil
+	}
+	log := e.GetLog()
+	if log == nil {
+		if err := m.flush(); err != nil {
+			return err
+		}
+		return m.yield(e)
+	}
+	if m.log != nil && (m.log.StorePath != e.StorePath || len(m.log.GetLog().Data)+len(log.Data) > maxMerged) {
+		if err := m.flush(); err != nil {
+			return err
+		}
+	}
+	if m.log == nil {
+		m.log = e
+		return nil
+	}
+	m.log.Number, m.log.Time = e.Number, e.Time
+	m.log.GetLog().Data = append(m.log.GetLog().Data, log.Data...)
+	return nil
+}
+
+func (m *merger) flush() error {
+	e := m.log
+	m.log = nil
+	if e == nil {
+		return nil
+	}
+	return m.yield(e)
+}
+
+// eventReader reads events from one place after the other.
+type eventReader struct {
+	br  countingReader
+	buf []byte
+}
+
+func newEventReader() *eventReader {
+	return &eventReader{br: countingReader{Reader: bufio.NewReaderSize(nil, 4096)}}
+}
+
 // readEvents calls yield with the events of r. It gives the number of bytes of those that
 // are whole; that the last one is not is no error.
 func readEvents(r io.Reader, yield func(*kilnv1.BuildEvent) error) (whole int64, err error) {
-	br := &countingReader{Reader: bufio.NewReaderSize(r, maxChunk)}
-	var buf []byte
+	return newEventReader().read(r, yield)
+}
+
+func (er *eventReader) read(r io.Reader, yield func(*kilnv1.BuildEvent) error) (whole int64, err error) {
+	br := &er.br
+	br.Reset(r)
+	br.n = 0
 	for {
 		n, err := binary.ReadUvarint(br)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -183,15 +266,18 @@ func readEvents(r io.Reader, yield func(*kilnv1.BuildEvent) error) (whole int64,
 		if n > maxEvent {
 			return whole, fmt.Errorf("an event of %d bytes", n)
 		}
-		if buf, err = readN(br, buf[:0], int(n)); err != nil {
+		if er.buf, err = readN(br, er.buf[:0], int(n)); err != nil {
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 				return whole, nil
 			}
 			return whole, err
 		}
 		e := &kilnv1.BuildEvent{}
-		if err := proto.Unmarshal(buf, e); err != nil {
+		if err := proto.Unmarshal(er.buf, e); err != nil {
 			return whole, fmt.Errorf("an event that is none: %w", err)
+		}
+		if cap(er.buf) > 2*maxChunk {
+			er.buf = nil
 		}
 		whole = br.n
 		if err := yield(e); err != nil {

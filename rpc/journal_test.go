@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,7 +52,7 @@ func TestJournalCut(t *testing.T) {
 		again.append(logEvent("more"))
 		again.end(nil)
 		var log string
-		if err := again.read(t.Context(), true, func(e *kilnv1.BuildEvent) error { log += string(e.GetLog().Data); return nil }); err != nil || !strings.HasSuffix(log, "more") {
+		if err := again.read(t.Context(), 0, true, func(e *kilnv1.BuildEvent) error { log += string(e.GetLog().Data); return nil }); err != nil || !strings.HasSuffix(log, "more") {
 			t.Fatalf("after %d bytes: %q, %v", n, log, err)
 		}
 	}
@@ -75,4 +76,39 @@ func FuzzReadEvents(f *testing.F) {
 			t.Fatalf("%d events, and %d in what is whole: %v, %v", n, again, err, rerr)
 		}
 	})
+}
+
+// TestJournalMerges wants pieces of log to come as one, but not over what happened between
+// them, over a bound, or over where the reader begins.
+func TestJournalMerges(t *testing.T) {
+	j := newJournal(filepath.Join(t.TempDir(), "events"), "x")
+	add := func(path, text string) {
+		e := logEvent(text)
+		e.StorePath = path
+		j.append(e)
+	}
+	add("a", "1")
+	add("a", "2")
+	j.append(&kilnv1.BuildEvent{Event: &kilnv1.BuildEvent_Phase{Phase: &kilnv1.Phase{}}})
+	add("a", "3")
+	add("b", "4")
+	add("b", strings.Repeat("5", maxMerged-1))
+	add("b", "6")
+	j.end(&kilnv1.BuildEvent{Event: &kilnv1.BuildEvent_Ended{Ended: &kilnv1.BuildInfo{}}})
+	for after, want := range map[uint64]string{
+		0: "2@0+2 3 4@2+1 6@3+15360 7@15363+1 8", 1: "2@1+1 3 4@2+1 6@3+15360 7@15363+1 8", 5: "7@4+15360 8", 8: "8", 9: "8",
+	} {
+		var got []string
+		err := j.read(t.Context(), after, true, func(e *kilnv1.BuildEvent) error {
+			text := fmt.Sprint(e.Number)
+			if log := e.GetLog(); log != nil {
+				text += fmt.Sprintf("@%d+%d", log.Offset, len(log.Data))
+			}
+			got = append(got, text)
+			return nil
+		})
+		if text := strings.Join(got, " "); err != nil || text != want {
+			t.Errorf("after %d: %s, %v, want %s", after, text, err, want)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/kilnbuild/kiln/nix"
 	"google.golang.org/grpc/stats"
@@ -22,49 +23,65 @@ type Place interface {
 	Leave() error
 }
 
-// A stay is a place with those who are in it. The last one leaves the place.
+// A stay is a place with those who are in it, connections and builds. The last one leaves
+// the place. Many share one, since each has a file of temporary roots; but only for a time,
+// since those go only together.
 type stay struct {
 	Place
-	warn func(error)
-
-	mu    sync.Mutex
-	users int
+	server  *Server
+	entered time.Time
+	users   int // guarded by server.staying
 }
 
-// enter enters a place for one user.
+// stayTime is for how long a place is entered. What a client has brought is kept for as
+// long, at least, while it is connected.
+const stayTime = time.Hour
+
+// enter gives a place to one user, who leaves it.
 func (s *Server) enter(ctx context.Context) (*stay, error) {
-	p, err := s.cfg.Enter(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("open the store: %w", err)
+	s.staying.Lock()
+	defer s.staying.Unlock()
+	if s.stay == nil || !s.stay.fresh() {
+		p, err := s.cfg.Enter(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("open the store: %w", err)
+		}
+		s.stay = &stay{Place: p, server: s, entered: time.Now()}
 	}
-	return &stay{Place: p, warn: s.cfg.Warn, users: 1}, nil
+	s.stay.users++
+	return s.stay, nil
 }
+
+// fresh tells whether what begins now is to be done here.
+func (s *stay) fresh() bool { return time.Since(s.entered) < stayTime && s.Current() }
 
 // join adds a user. The caller is one.
 func (s *stay) join() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.server.staying.Lock()
+	defer s.server.staying.Unlock()
 	s.users++
 }
 
 func (s *stay) leave() {
-	s.mu.Lock()
-	s.users--
-	last := s.users == 0
-	s.mu.Unlock()
-	if last {
-		if err := s.Leave(); err != nil {
-			s.warn(err)
-		}
+	s.server.staying.Lock()
+	defer s.server.staying.Unlock()
+	if s.users--; s.users > 0 {
+		return
+	}
+	if s.server.stay == s {
+		s.server.stay = nil
+	}
+	if err := s.Leave(); err != nil {
+		s.server.cfg.Warn(err)
 	}
 }
 
 // A guest is a connection with its place, which has what the client has brought and is
-// about to use.
+// about to use, and the one before.
 type guest struct {
-	mu   sync.Mutex
-	gone bool
-	stay *stay // nil until something is asked of the store
+	mu           sync.Mutex
+	gone         bool
+	stay, before *stay // nil until something is asked of the store
 }
 
 type guestKey struct{}
@@ -77,15 +94,15 @@ func (s *Server) at(ctx context.Context) (*stay, error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.stay == nil || !g.stay.Current() {
-		fresh, err := s.enter(ctx)
+	if g.stay == nil || !g.stay.fresh() {
+		next, err := s.enter(ctx)
 		if err != nil || g.gone {
-			return fresh, err
+			return next, err
 		}
-		if g.stay != nil {
-			g.stay.leave()
+		if g.before != nil {
+			g.before.leave()
 		}
-		g.stay = fresh
+		g.before, g.stay = g.stay, next
 	}
 	g.stay.join()
 	return g.stay, nil
@@ -95,10 +112,12 @@ func (g *guest) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.gone = true
-	if g.stay != nil {
-		g.stay.leave()
-		g.stay = nil
+	for _, s := range []*stay{g.stay, g.before} {
+		if s != nil {
+			s.leave()
+		}
 	}
+	g.stay, g.before = nil, nil
 }
 
 // guests see connections come and go.

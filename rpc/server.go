@@ -35,8 +35,8 @@ type Store interface {
 
 // Config is what a Server is made of.
 type Config struct {
-	// Enter opens a place for a connection or a build. It may be called from many
-	// goroutines; the places are left before Close returns.
+	// Enter opens a place, of which there are a few at a time at most. They are left
+	// before Close returns.
 	Enter func(ctx context.Context) (Place, error)
 	// StoreDir is the store directory of all places.
 	StoreDir nix.StoreDir
@@ -73,6 +73,9 @@ type Server struct {
 	life    context.Context
 	stop    context.CancelCauseFunc
 	running sync.WaitGroup // builds, and the sweeper
+
+	staying sync.Mutex
+	stay    *stay // the latest that somebody is in, nil for none
 
 	mu      sync.Mutex
 	servers []*grpc.Server

@@ -1538,7 +1538,8 @@ func (x *Phase) GetName() string {
 	return ""
 }
 
-// LogChunk is what builders printed. Chunks are not cut at line ends.
+// LogChunk is what builders printed. Chunks are not cut at line ends. Those that follow on each
+// other may come as one, with the number and time of the last.
 type LogChunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Offset        uint64                 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"` // of the first byte in the log of the whole build
