@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -164,55 +163,6 @@ func (s *service) kill(sig syscall.Signal) {
 	s.cmd.Process.Signal(sig)
 	s.cmd.Wait()
 	testenv.NoProcesses(s.t, s.scene.Mark())
-}
-
-// TestKill kills the service in each phase of a build, and wants the truth to be told by the
-// next one.
-func TestKill(t *testing.T) {
-	m := newMachine(t, 1)
-	m.store.Close()
-	m.socket = m.scene.Path("socket")
-	conf := fmt.Sprintf("sandbox = true\nbuild-users-group =\nmax-jobs = 1\nsandbox-paths = /bin/sh=%s\n", testenv.Busybox(t))
-	if err := os.WriteFile(m.scene.Path("conf", "nix.conf"), []byte(conf), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	s := &service{machine: m}
-	s.run()
-	for i, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		c := s.dial()
-		done, running, queued := fmt.Sprint("done", i), fmt.Sprint("running", i), fmt.Sprint("queued", i)
-		got := s.build(t, c, s.request(done, done, "echo begun; echo > $out", nil))
-		defer s.begun(c, running, true)()
-		r := s.request(queued, queued, "echo > $out", nil)
-		r.Detached = true
-		stream, err := c.Executor.Build(t.Context(), r)
-		if err == nil {
-			_, err = stream.Recv()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.kill(sig)
-		c.Close()
-		s.run()
-		c = s.dial()
-		if info := s.state(c, done); info.State != kilnv1.BuildState_BUILD_STATE_SUCCEEDED || len(info.Results) != 1 || info.LogBytes != uint64(len(got.log)) {
-			t.Errorf("%v: %s is %v", sig, done, info)
-		}
-		s.interrupted(c, running)
-		if info := s.state(c, queued); info.State != kilnv1.BuildState_BUILD_STATE_INTERRUPTED {
-			t.Errorf("%v: %s is %v", sig, queued, info)
-		}
-		// An interrupted build is asked for again under another name.
-		if again := s.build(t, c, s.request(queued+"-again", queued, "echo > $out", nil)); again.result.State != kilnv1.BuildState_BUILD_STATE_SUCCEEDED {
-			t.Errorf("%v: again: %v", sig, again.result)
-		}
-		c.Close()
-	}
-	s.kill(syscall.SIGTERM)
-	if left, _ := filepath.Glob("/sys/fs/cgroup/*/kiln-*"); len(left) > 0 {
-		t.Logf("control groups of others, or left: %v", left)
-	}
 }
 
 // TestSlowWatchers has watchers that never read, and others that leave, and wants that the
