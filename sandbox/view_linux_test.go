@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/kilnbuild/kiln/internal/testenv"
-	"github.com/kilnbuild/kiln/mountns"
 	"golang.org/x/sys/unix"
 )
 
@@ -235,82 +234,5 @@ func init() {
 			}
 		}
 		t.end()
-	}
-}
-
-// TestReportIsTrue compares what the report says with what the process has.
-func TestReportIsTrue(t *testing.T) {
-	everyone(t, func(t *testing.T) {
-		l := newLauncher(t)
-		cases := map[string]func(b *box){
-			"usual":          func(b *box) {},
-			"network":        func(b *box) { b.Network = NetworkHost },
-			"no filter":      func(b *box) { b.FilterSyscalls = false },
-			"new privileges": func(b *box) { b.AllowNewPrivileges = true },
-			"live":           func(b *box) { b.Live = "/data/store" },
-		}
-		if testenv.Root() {
-			cases["no user namespace"] = func(b *box) {
-				b.Users.Namespace, b.Users.InsideUID, b.Users.InsideGID = false, b.Users.OutsideUID, b.Users.OutsideGID
-			}
-		}
-		for name, change := range cases {
-			t.Run(name, func(t *testing.T) {
-				b := newBox(t, look+"\necho '== ns'; cd /proc/self/ns; for n in *; do echo $n: $(readlink $n); done")
-				change(b)
-				p, r := b.start(t, l)
-				saw := sections(readAll(t, r))
-				if exit := wait(t, p); exit.Code != 0 {
-					t.Fatalf("it ended with %v", exit)
-				}
-				checkReport(t, b, p.Report(), saw)
-			})
-		}
-	})
-}
-
-func checkReport(t *testing.T, b *box, r Report, saw map[string]string) {
-	t.Helper()
-	layers := map[string]Layer{}
-	for _, layer := range r.Layers {
-		layers[layer.Name] = layer
-	}
-	namespaces := fields(saw["ns"])
-	status := fields(saw["status"])
-	for layer, name := range map[string]string{
-		"mount namespace": "mnt", "pid namespace": "pid", "ipc namespace": "ipc", "uts namespace": "uts", "network": "net", "user namespace": "user",
-	} {
-		ours, err := os.Readlink("/proc/self/ns/" + name)
-		must(t, err)
-		if got, want := layers[layer].InForce == "private", namespaces[name] != ours; got != want {
-			t.Errorf("%s: the report says %+v, the process is in %s and the test in %s", layer, layers[layer], namespaces[name], ours)
-		}
-	}
-	for layer, c := range map[string]struct{ inForce, line, value string }{
-		"no_new_privs": {"yes", "NoNewPrivs", "1"},
-		"seccomp":      {"filter", "Seccomp", "2"},
-		"capabilities": {"none", "CapBnd", "0000000000000000"},
-	} {
-		if got, want := layers[layer].InForce == c.inForce, status[c.line] == c.value; got != want {
-			t.Errorf("%s: the report says %+v, the process has %s %s", layer, layers[layer], c.line, status[c.line])
-		}
-	}
-	uid := strings.Fields(status["Uid"])[0]
-	why := layers["user namespace"].Why
-	if !strings.Contains(why, uid+":") {
-		t.Errorf("the report says %q, the process's user is %s", why, uid)
-	}
-	// Read-only is what was not asked to be writable.
-	for line := range strings.Lines(saw["mounts"]) {
-		f := strings.Fields(line)
-		for _, m := range b.Mounts {
-			if m.Kind == mountns.Bind && f[4] == m.Target && strings.HasPrefix(f[5], "ro") != !m.Writable {
-				t.Errorf("%s is mounted %s", m.Target, f[5])
-			}
-		}
-	}
-	full := b.Network == NetworkPrivate && !b.AllowNewPrivileges && b.FilterSyscalls && b.Users.Namespace
-	if (r.Level == "full") != full || r.Level == "none" {
-		t.Errorf("the level is %q", r.Level)
 	}
 }
