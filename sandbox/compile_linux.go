@@ -72,10 +72,18 @@ type compiler struct {
 // descriptors.
 func (c *compiler) begin() {
 	c.p.Begin()
-	c.enterGroups()
 	if c.s.Isolation == Full && c.s.Network == NetworkUser {
+		c.enterGroups(fdNetwork + 1)
 		c.handOver() // early: the network comes while the rest is made
+	} else {
+		c.enterGroups(fdStderr + 1)
 	}
+	c.session()
+}
+
+// session starts a session, with the standard descriptors that came, and takes its
+// terminal.
+func (c *compiler) session() {
 	c.p.Add("start a session", call("setsid", unix.SYS_SETSID))
 	for to, from := range []int{fdStdin, fdStdout, fdStderr} {
 		c.p.Add("", call("dup3", unix.SYS_DUP3), program.Descriptor(from), program.Number(to), program.Number(0))
@@ -83,15 +91,15 @@ func (c *compiler) begin() {
 	_, key := c.p.Add("start a session keyring", call("keyctl", unix.SYS_KEYCTL),
 		program.Named(uint(unix.KEYCTL_JOIN_SESSION_KEYRING), "KEYCTL_JOIN_SESSION_KEYRING"), program.Null)
 	key.AnyError = true // not every kernel or container has keyrings
+	if c.s.Terminal {
+		c.p.Add("take the terminal", call("ioctl", unix.SYS_IOCTL), program.Number(fdStdin), program.Named(uint(unix.TIOCSCTTY), "TIOCSCTTY"), program.Number(0))
+	}
 }
 
 // enterGroups puts the process into its control groups, before it takes anything of the
-// machine. Each descriptor is one's cgroup.procs; 0 means whoever writes it.
-func (c *compiler) enterGroups() {
-	first := fdStderr + 1
-	if c.s.Isolation == Full && c.s.Network == NetworkUser {
-		first = fdNetwork + 1
-	}
+// machine. Each descriptor, from the first on, is one's cgroup.procs; 0 means whoever
+// writes it.
+func (c *compiler) enterGroups(first int) {
 	for i := range c.f.Groups {
 		c.p.Add("enter the control group", call("write", unix.SYS_WRITE), program.Descriptor(first+i), program.Bytes([]byte("0"), `"0"`), program.Number(1))
 	}

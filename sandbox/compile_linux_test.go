@@ -62,6 +62,21 @@ func TestCompile(t *testing.T) {
 	}
 }
 
+// TestCompileGuest holds the programs by which guests enter.
+func TestCompileGuest(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the golden files have the size of the filter on amd64")
+	}
+	facts := Facts{Privileged: true, Groups: 1}
+	s := goldenSpec()
+	s.Terminal = true
+	golden(t, "guest", compileGuest(s, facts))
+	s.Terminal, s.Users.Namespace, s.Network = false, false, NetworkHost
+	golden(t, "guest-without-namespaces", compileGuest(s, Facts{Privileged: true, LandlockABI: landlockScopes}))
+	s.Isolation = None
+	golden(t, "guest-unsandboxed", compileGuest(s, Facts{Privileged: true}))
+}
+
 // TestCompileStack holds the programs by which stacks are started.
 func TestCompileStack(t *testing.T) {
 	users := goldenSpec().Users

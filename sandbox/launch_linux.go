@@ -82,6 +82,21 @@ type Stdio struct {
 	Stdin, Stdout, Stderr *os.File
 }
 
+// descriptors gives them with /dev/null in place of nil, until done is called.
+func (s Stdio) descriptors() (list []*os.File, done func(), err error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	list = []*os.File{s.Stdin, s.Stdout, s.Stderr}
+	for i, f := range list {
+		if f == nil {
+			list[i] = null
+		}
+	}
+	return list, func() { null.Close() }, nil
+}
+
 // Start stages and starts a Spec's program. It returns when the program itself
 // runs, or did. A *SetupError says which step of the set-up failed, an *ExecError
 // that the program could not be executed, a *UserNetworkError why its network could
@@ -101,17 +116,11 @@ func (l *Launcher) Start(ctx context.Context, s *Spec, stdio Stdio) (*Process, e
 			return nil, err
 		}
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	descriptors, done, err := stdio.descriptors()
 	if err != nil {
 		return nil, err
 	}
-	defer null.Close()
-	descriptors := []*os.File{stdio.Stdin, stdio.Stdout, stdio.Stderr}
-	for i, f := range descriptors {
-		if f == nil {
-			descriptors[i] = null
-		}
-	}
+	defer done()
 	facts := hostFacts()
 	group, err := l.group(s)
 	if err != nil {
@@ -150,7 +159,7 @@ func (l *Launcher) Start(ctx context.Context, s *Spec, stdio Stdio) (*Process, e
 		}
 		return nil, err
 	}
-	proc.group = group
+	proc.spec, proc.group = s, group
 	proc.report = report(s, facts, group)
 	if request.Siblings != 0 {
 		if err := proc.takeNamespace(l, s); err != nil {

@@ -181,6 +181,11 @@ func (p *Process) Report() Report {
 	return Report{Level: string(None), Layers: layers}
 }
 
+// Enter says that there are no sandboxes.
+func (l *Launcher) Enter(context.Context, *Process, Guest, Stdio) (*Process, error) {
+	return nil, errors.ErrUnsupported
+}
+
 // Namespace is nil: nothing can be attached.
 func (p *Process) Namespace() *mountns.Namespace { return nil }
 
@@ -197,6 +202,12 @@ func OpenPTY(int) (*PTY, error) {
 	}
 	return &PTY{Master: r, Slave: w}, nil
 }
+
+// OpenTerminal says that there are no terminals.
+func OpenTerminal(int) (*PTY, error) { return nil, errors.ErrUnsupported }
+
+// Resize does nothing.
+func (p *PTY) Resize(uint16, uint16) error { return nil }
 
 // CloseSlave closes the end that is written to.
 func (p *PTY) CloseSlave() {

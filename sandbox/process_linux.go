@@ -25,6 +25,7 @@ type Process struct {
 	// processGroup says that its process group is to be killed with it: it has no pid
 	// namespace.
 	processGroup bool
+	spec         *Spec // nil for what no guest can be with
 	report       Report
 	group        *cgroup.Group // nil for most
 	// network serves the program and ends with it; nil for most.
@@ -234,6 +235,7 @@ func (p *Process) refused(stage uint64, errno syscall.Errno) error {
 	names := map[uint64]string{
 		launcher.StageRequest: "read the request", launcher.StageProgram: "load the program", launcher.StagePipe: "create pipes",
 		launcher.StageClone: "clone into new namespaces", launcher.StageIDMap: "write the user and group maps", launcher.StageNamespaces: "hold the namespaces",
+		launcher.StageSuccessor: "hold the process in the namespaces",
 	}
 	call := map[uint64]string{launcher.StageClone: "clone3", launcher.StageIDMap: "uid_map"}[stage]
 	return &SetupError{Name: p.name, Stage: names[stage], Errno: errno, Hint: hint(call, errno)}

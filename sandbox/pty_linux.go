@@ -7,8 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PTY is a pseudo-terminal through which a program's output is read. The slave
-// is in raw mode: bytes come as they were written.
+// PTY is a pseudo-terminal through which a program's output is read.
 type PTY struct {
 	// Master is read; it gives an error (EIO) when nobody has the slave open any
 	// more. It takes deadlines.
@@ -16,9 +15,23 @@ type PTY struct {
 	Slave  *os.File // nil after CloseSlave
 }
 
-// OpenPTY makes a pseudo-terminal that the user uid may open again. The caller
-// closes it.
-func OpenPTY(uid int) (_ *PTY, err error) {
+// OpenPTY makes a pseudo-terminal that the user uid may open again. The slave is in raw
+// mode: bytes come as they were written. The caller closes it.
+func OpenPTY(uid int) (*PTY, error) {
+	p, err := OpenTerminal(uid)
+	if err != nil {
+		return nil, err
+	}
+	if err := makeRaw(int(p.Slave.Fd())); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("set pseudo-terminal to raw mode: %w", err)
+	}
+	return p, nil
+}
+
+// OpenTerminal makes a pseudo-terminal like OpenPTY, but one for a person: what is typed
+// is shown, lines can be edited, and some keys send signals.
+func OpenTerminal(uid int) (_ *PTY, err error) {
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open pseudo-terminal: %w (is /dev/pts mounted?)", err)
@@ -38,9 +51,6 @@ func OpenPTY(uid int) (_ *PTY, err error) {
 		return nil, fmt.Errorf("open pseudo-terminal: %w", errno)
 	}
 	p.Slave = os.NewFile(slave, "pty")
-	if err := makeRaw(int(slave)); err != nil {
-		return nil, fmt.Errorf("set pseudo-terminal to raw mode: %w", err)
-	}
 	if err := unix.Fchmod(int(slave), 0o600); err != nil {
 		return nil, fmt.Errorf("protect pseudo-terminal: %w", err)
 	}
@@ -64,6 +74,24 @@ func makeRaw(fd int) error {
 	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
 	return unix.IoctlSetTermios(fd, unix.TCSETS, t)
+}
+
+// Resize says how large the screen is. Who has the terminal for his own is sent SIGWINCH.
+func (p *PTY) Resize(columns, rows uint16) error {
+	conn, err := p.Master.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("set the size of pseudo-terminal: %w", err)
+	}
+	var serr error
+	if err := conn.Control(func(fd uintptr) {
+		serr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: columns, Row: rows})
+	}); err != nil {
+		serr = err
+	}
+	if serr != nil {
+		return fmt.Errorf("set the size of pseudo-terminal: %w", serr)
+	}
+	return nil
 }
 
 // CloseSlave closes the slave, so that the program's end of it is the last one.

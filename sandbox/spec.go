@@ -70,6 +70,9 @@ type Spec struct {
 	AllowNewPrivileges bool        `json:"allowNewPrivileges,omitempty"`
 	AllowUserNS        bool        `json:"allowUserNS,omitempty"` // the program may make user namespaces of its own
 	Personality        Personality `json:"personality"`
+	// Terminal makes its standard input, which has to be a terminal, the terminal of its
+	// session.
+	Terminal bool `json:"terminal,omitempty"`
 
 	// Group runs the program in a control group of its own, also without Limits. A
 	// machine that has none, or not all that Limits need, runs it nevertheless, and the

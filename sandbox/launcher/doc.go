@@ -30,6 +30,10 @@
 //	  |                           | ←─────────────── wait4 ──── |
 //	  | ← Exited                  |                             |
 //
+// A child that enters the namespaces of another one cannot be in its pid namespace
+// itself, so it makes a successor (CLONE_PARENT) that is. With Successor in the request
+// the byte on SlotReady is four, the successor's pid, and all that follows is about it.
+//
 // The socket is the launcher's life line: it exits when the other end is closed,
 // and what it launched dies with it (PR_SET_PDEATHSIG). Each launch has a thread
 // of its own until its child is reaped, because that signal is sent when the

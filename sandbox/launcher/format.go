@@ -20,7 +20,7 @@ type Header struct {
 }
 
 // Magic begins every program. It changes with the format.
-const Magic = 0x6b696c6e70726733
+const Magic = 0x6b696c6e70726734
 
 // Limits of a program.
 const (
@@ -41,6 +41,9 @@ type Record struct {
 	Tolerate uint64
 	// Want is the result that counts as success, if Check is set.
 	Check, Want uint64
+	// Skip is how many of the records that follow are left out when the result is 0, as
+	// it is for the child of a clone. There is no way back.
+	Skip uint64
 	// Result is written when the call was made.
 	Result uint64
 }
@@ -76,6 +79,7 @@ type Request struct {
 	CloneFlags uint64
 	Size       uint64 // of the program in bytes
 	Siblings   uint64 // not 0: hand out the namespaces when the child says that it is ready
+	Successor  uint64 // not 0: the child makes another one of ours in its place, and tells its pid (SlotReady)
 	MapIDs     uint64 // not 0: write the maps
 	UIDMap     [3]uint64
 	GIDMap     [3]uint64
@@ -99,6 +103,7 @@ const (
 	StageClone
 	StageIDMap
 	StageNamespaces
+	StageSuccessor
 )
 
 // Reply is an answer of the launcher.

@@ -71,6 +71,8 @@ func TestLinkRefuses(t *testing.T) {
 		"its own result":                 one(Record{Kinds: KindResult}),
 		"a descriptor that did not come": one(Record{Kinds: KindSlot, Args: [MaxArgs]uint64{7}}),
 		"an unknown kind":                one(Record{Kinds: 9}),
+		"skipping to behind the end":     one(Record{Skip: 1}),
+		"skipping that wraps":            one(Record{Skip: ^uint64(0)}),
 		"a relocation behind the arena":  encode(Header{Magic: Magic, Count: 1, RelocCount: 1, ArenaSize: 8}, make([]Record, 1), []uint64{8}, make([]byte, 8)),
 		"a relocation between words":     encode(Header{Magic: Magic, Count: 1, RelocCount: 1, ArenaSize: 16}, make([]Record, 1), []uint64{4}, make([]byte, 16)),
 		"a relocated word that leads out": encode(Header{Magic: Magic, Count: 1, RelocCount: 1, ArenaSize: 8}, make([]Record, 1), []uint64{0},

@@ -62,6 +62,9 @@ func link(mem []byte, slots func(slot uint64) (fd uint64, ok bool)) (records []R
 			}
 		}
 		r.Kinds = kinds // what is left to do in the child
+		if r.Skip >= h.Count-uint64(i) {
+			return nil, false // one is left to end with
+		}
 	}
 	return records, true
 }
@@ -121,6 +124,9 @@ func run(records *Record, count uintptr, errorFD uintptr) {
 			break
 		}
 		r.Result = uint64(result)
+		if result == 0 {
+			i += uintptr(r.Skip)
+		}
 	}
 	if failed.errno != 0 {
 		syscall.RawSyscall(syscall.SYS_WRITE, errorFD, uintptr(unsafe.Pointer(&failed)), unsafe.Sizeof(failed))

@@ -377,6 +377,15 @@ func (c *child) finish() {
 			c.release()
 		}
 	}
+	if c.q.Successor != 0 {
+		var pid int32
+		if n, _ := readFull(c.readyRead, unsafe.Slice((*byte)(unsafe.Pointer(&pid)), unsafe.Sizeof(pid))); n == int(unsafe.Sizeof(pid)) {
+			if err := c.succeed(int(pid)); err != nil {
+				send(c.abandon(StageSuccessor, err))
+				return
+			}
+		}
+	}
 	failed, ok := c.failure()
 	closeAll([]int{c.goWrite, c.readyRead, c.errRead})
 	if ok {
@@ -394,6 +403,20 @@ func (c *child) finish() {
 		ID: c.q.ID, Kind: Exited, PID: uint64(c.pid), Status: uint64(status),
 		UserNS: uint64(usage.Utime.Nano()), SysNS: uint64(usage.Stime.Nano()), MaxRSS: uint64(usage.Maxrss),
 	})
+}
+
+// succeed puts the successor that the child has made in the place of the child, which
+// ends now. It is our child as well (CLONE_PARENT), so nobody else can have its number.
+func (c *child) succeed(pid int) error {
+	c.end(nil)
+	syscall.Close(c.pidfd)
+	c.pid, c.pidfd = pid, -1
+	fd, _, errno := syscall.RawSyscall(sysPidfdOpen, uintptr(pid), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	c.pidfd = int(fd)
+	return nil
 }
 
 func readFull(fd int, p []byte) (n int, err error) {

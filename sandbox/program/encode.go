@@ -14,7 +14,7 @@ func (p *Program) Encode() ([]byte, error) {
 	if len(p.Instructions) == 0 || len(p.Instructions) > launcher.MaxRecords {
 		return nil, fmt.Errorf("encode program: %d instructions, where 1 to %d can be", len(p.Instructions), launcher.MaxRecords)
 	}
-	e := encoder{arena: make([]byte, 0, p.arenaSize())}
+	e := encoder{count: len(p.Instructions), arena: make([]byte, 0, p.arenaSize()), places: make(map[*byte]uint64)}
 	records := make([]launcher.Record, len(p.Instructions))
 	for i := range p.Instructions {
 		if err := e.record(&records[i], &p.Instructions[i], i); err != nil {
@@ -38,8 +38,10 @@ func (p *Program) Encode() ([]byte, error) {
 }
 
 type encoder struct {
+	count       int // of the instructions
 	arena       []byte
 	relocations []uint64
+	places      map[*byte]uint64 // in the arena, of what more than one instruction may have
 }
 
 func (e *encoder) record(r *launcher.Record, in *Instruction, index int) error {
@@ -54,6 +56,10 @@ func (e *encoder) record(r *launcher.Record, in *Instruction, index int) error {
 	if in.Check {
 		r.Check, r.Want = 1, in.Want
 	}
+	if in.Skip < 0 || in.Skip > 0 && index+in.Skip >= e.count-1 {
+		return fmt.Errorf("it skips %d instructions, and there are not so many before the last", in.Skip)
+	}
+	r.Skip = uint64(in.Skip)
 	for n, a := range in.Args {
 		kind, value := e.arg(a)
 		if kind == launcher.KindResult && value >= uint64(index) {
@@ -71,7 +77,7 @@ func (e *encoder) arg(a Arg) (kind, value uint64) {
 		return launcher.KindArena, e.text(a.text)
 	case argBytes:
 		if a.more.inner == nil {
-			return launcher.KindArena, e.bytes(a.more.data)
+			return launcher.KindArena, e.sharedBytes(a.more.data)
 		}
 		kind, inner := e.arg(*a.more.inner)
 		at := e.bytes(a.more.data)
@@ -106,6 +112,19 @@ const wordSize = 8
 
 func aligned(n int) int { return (n + wordSize - 1) &^ (wordSize - 1) }
 
+// sharedBytes is bytes for data that other instructions may have as well.
+func (e *encoder) sharedBytes(data []byte) uint64 {
+	if len(data) == 0 {
+		return e.bytes(data)
+	}
+	at, known := e.places[&data[0]]
+	if !known {
+		at = e.bytes(data)
+		e.places[&data[0]] = at
+	}
+	return at
+}
+
 // bytes puts data into the arena.
 func (e *encoder) bytes(data []byte) uint64 {
 	at := e.align()
@@ -127,7 +146,7 @@ func (e *encoder) align() uint64 {
 	return uint64(len(e.arena))
 }
 
-// arenaSize is how much the arguments take in the arena, in bytes.
+// arenaSize is how much the arguments take in the arena at most, in bytes.
 func (p *Program) arenaSize() int {
 	n := 0
 	for i := range p.Instructions {

@@ -32,6 +32,9 @@ func (p *Program) String() string {
 		case in.Check:
 			fmt.Fprintf(&b, " == %d", in.Want)
 		}
+		if in.Skip > 0 {
+			fmt.Fprintf(&b, " || skip %d", in.Skip)
+		}
 		if in.What != "" {
 			fmt.Fprintf(&b, "  # %s", in.What)
 		}

@@ -27,6 +27,9 @@ type Instruction struct {
 	// Want is what the call must return, if Check is set.
 	Check bool
 	Want  uint64
+	// Skip is how many of the instructions that follow are left out when the call
+	// returns 0, as clone does in the child. At least one has to be left.
+	Skip int
 }
 
 // Call is a system call.
@@ -91,7 +94,8 @@ func String(s string) Arg { return Arg{kind: argString, text: s} }
 // Strings is an array of strings, ended by a null pointer, as argv is.
 func Strings(list []string) Arg { return Arg{kind: argStrings, more: &more{list: list}} }
 
-// Bytes is the address of data; print is how it is shown.
+// Bytes is the address of data; print is how it is shown. Instructions that have the same
+// slice share the memory: what a call has written there the next one reads.
 func Bytes(data []byte, print string) Arg {
 	return Arg{kind: argBytes, text: print, more: &more{data: data}}
 }

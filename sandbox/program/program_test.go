@@ -19,6 +19,10 @@ func sample() *Program {
 	_, in = p.Add("tell the launcher", Call{"write", 1}, ReadyFD, Number(-1))
 	in.AnyError = true
 	p.Add("become it", Call{"execve", 59}, String("/bin/x"), Strings([]string{"x", "a b"}), Strings(nil))
+	buf := Bytes(make([]byte, 8), "pid")
+	_, in = p.Add("make another", Call{"clone", 56}, buf)
+	in.Skip = 1
+	p.Add("tell", Call{"write", 1}, buf)
 	p.Add("filter", Call{"seccomp", 317}, Struct(make([]byte, 16), 8, Bytes([]byte{1, 2}, ""), "{2 bytes}"), Descriptor(1), Null)
 	return p
 }
@@ -29,6 +33,8 @@ read($0, buf, 3) == 3  # read from it
 close($0) || errno == 9
 write(READY, -1) || true  # tell the launcher
 execve("/bin/x", ["x", "a b"], [])  # become it
+clone(pid) || skip 1  # make another
+write(pid)  # tell
 seccomp({2 bytes}, FD1, NULL)  # filter
 `
 	if diff := cmp.Diff(want, sample().String()); diff != "" {
@@ -43,7 +49,7 @@ func TestEncode(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := (*launcher.Header)(unsafe.Pointer(&code[0]))
-	if h.Magic != launcher.Magic || h.Count != 6 {
+	if h.Magic != launcher.Magic || h.Count != 8 {
 		t.Fatalf("header %+v", h)
 	}
 	records := unsafe.Slice((*launcher.Record)(unsafe.Pointer(&code[unsafe.Sizeof(*h)])), h.Count)
@@ -62,6 +68,9 @@ func TestEncode(t *testing.T) {
 	if r := records[3]; r.Kinds&0xff != launcher.KindSlot || r.Args[0] != launcher.SlotReady || r.Args[1] != ^uint64(0) {
 		t.Errorf("write is %+v", r)
 	}
+	if records[5].Skip != 1 || records[5].Args[0] != records[6].Args[0] {
+		t.Errorf("clone is %+v, and what comes after it %+v", records[5], records[6])
+	}
 	argv := unsafe.Slice((*uint64)(unsafe.Pointer(&arena[records[4].Args[1]])), 3)
 	if text(argv[0]) != "x" || text(argv[1]) != "a b" || argv[2] != 0 {
 		t.Errorf("argv is %v", argv)
@@ -75,6 +84,7 @@ func TestEncodeRefuses(t *testing.T) {
 	for name, p := range map[string]*Program{
 		"nothing":               {},
 		"a result to come":      {Instructions: []Instruction{{Call: Call{"close", 3}, Args: []Arg{Result(0)}}}},
+		"skipping all":          {Instructions: []Instruction{{Call: Call{"clone", 56}, Skip: 1}, {Call: Call{"close", 3}}}},
 		"seven arguments":       {Instructions: []Instruction{{Call: Call{"x", 1}, Args: make([]Arg, 7)}}},
 		"too many instructions": {Instructions: make([]Instruction, launcher.MaxRecords+1)},
 	} {
