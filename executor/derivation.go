@@ -231,7 +231,7 @@ func (t task) build(ctx context.Context, drvPath nix.StorePath, drv *nix.Derivat
 	attempt := &build.Attempt{
 		DrvPath: drvPath, Drv: &drv.BasicDerivation, Options: options, Closure: closure, Mode: mode, Log: t.log,
 		Realise: kind != nix.Impure && t.recordsRealisations(drvPath), Offline: t.network == nix.NetworkOff,
-		Limits: t.limits, MinIsolation: t.minIsolation,
+		Limits: t.limits, MinIsolation: t.minIsolation, KeepSandbox: t.keepSandbox,
 	}
 	where := machines{here: rejection == nil, elsewhere: t.mayPassOn(drvPath, mode) && (rejection != nil || !options.PreferLocalBuild)}
 	for {
@@ -327,7 +327,7 @@ func (r *request) report(drvPath nix.StorePath, drv *nix.Derivation, done *build
 	var result nix.BuildResult
 	if done != nil {
 		result = nix.BuildResult{TimesBuilt: 1, Start: done.Start, Stop: done.Stop,
-			Resources: done.Resources, Isolation: done.Isolation, Nested: done.Nested, KeptBuildDir: done.KeptBuildDir, Differences: done.Differences}
+			Resources: done.Resources, Isolation: done.Isolation, Nested: done.Nested, KeptBuildDir: done.KeptBuildDir, KeptSandbox: done.KeptSandbox, Differences: done.Differences}
 	}
 	var exit *build.BuilderError
 	var failed *nix.BuildError

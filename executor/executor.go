@@ -132,6 +132,14 @@ func (x *Executor) For(st *local.Store, settings Settings) *View {
 	return v
 }
 
+// Visit implements nix.Sandboxes.
+func (v *View) Visit(ctx context.Context, visit *nix.Visit) (nix.VisitEnd, error) {
+	return v.machine.Visit(ctx, visit)
+}
+
+// Discard implements nix.Sandboxes.
+func (v *View) Discard(ctx context.Context, id string) error { return v.machine.Discard(ctx, id) }
+
 // setJobs makes room for builders.
 func (v *View) setJobs(n int) { v.slots, v.places = newRoom(max(n, 1), placesFor(n)) }
 
@@ -161,7 +169,7 @@ func (v *View) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildRes
 func (v *View) build(ctx context.Context, req *nix.BuildRequest, outer *goal) ([]nix.BuildResult, error) {
 	r := &request{
 		View: v, settings: &v.settings, log: req.Log, mode: req.Mode, rounds: req.Rounds, basic: req.Basic,
-		network: req.Network, limits: req.Limits, minIsolation: req.MinIsolation, outer: outer, closures: newClosures(v.store), ended: make(map[goalKey]*outcome),
+		network: req.Network, limits: req.Limits, minIsolation: req.MinIsolation, keepSandbox: req.KeepSandbox, outer: outer, closures: newClosures(v.store), ended: make(map[goalKey]*outcome),
 	}
 	r.hold.init(v.store)
 	defer r.hold.end()

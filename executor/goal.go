@@ -106,6 +106,7 @@ type request struct {
 	basic        map[nix.StorePath]*nix.BasicDerivation
 	network      nix.NetworkPolicy
 	minIsolation string
+	keepSandbox  bool
 	limits       nix.Limits
 	outer        *goal // whose builder has made the request, if any has
 

@@ -30,13 +30,13 @@ func (n *nested) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildR
 	n.wait(1)
 	defer n.wait(-1)
 	n.slot.lend()
+	// What a builder asks for is a part of what its own request asked for.
+	inherited := *req
 	if req.Limits == (nix.Limits{}) && req.MinIsolation == "" {
-		// What a builder asks for is a part of what its own request asked for.
-		inherited := *req
 		inherited.Limits, inherited.MinIsolation = n.outer.limits, n.outer.minIsolation
-		req = &inherited
 	}
-	results, err := n.outer.View.build(ctx, req, n.outer.place.goal)
+	inherited.KeepSandbox = n.outer.keepSandbox
+	results, err := n.outer.View.build(ctx, &inherited, n.outer.place.goal)
 	if terr := n.slot.takeBack(ctx); err == nil && terr != nil {
 		return nil, terr
 	}

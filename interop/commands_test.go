@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -245,6 +246,51 @@ func TestKeepFailed(t *testing.T) {
 	})
 	if text, err := os.ReadFile(found); err != nil || string(text) != "what was made\n" {
 		t.Errorf("in %s: %q, %v", kept[1], text, err)
+	}
+}
+
+var keptSandbox = regexp.MustCompile(`run: kiln enter ([a-z0-9]+)`)
+
+// TestKeepSandbox enters the sandbox of a build that has failed, as it has left it.
+func TestKeepSandbox(t *testing.T) {
+	needs(t)
+	scene := newScene(t)
+	kiln := newSide(t, "kiln", "store", scene, takeLane(t))
+	drv := instantiateText(t, scene, kiln.store, `script "fails" { input = script "input" { } "echo from the input > $out"; colour = "green"; } "id -u > evidence; mkdir $out; echo half > $out/part; exit 1"`)
+	o := run(t, kiln.build(t, nil, []string{"--keep-sandbox"}, target{drv: drv}))
+	kept := keptSandbox.FindStringSubmatch(o.stderr)
+	if o.exit != 100 || kept == nil || !strings.Contains(o.stderr, "`kiln enter "+kept[1]+"`") {
+		t.Fatalf("exit %d, and how to enter is not told:\n%s", o.exit, o.stderr)
+	}
+	enter := func(words ...string) outcome {
+		t.Helper()
+		return run(t, kilnCommand(t, scene, kiln.store, slices.Concat([]string{"enter"}, kiln.options(t, nil), words)...))
+	}
+	list := enter("--list")
+	fields := strings.Fields(strings.Join(list.stdout, " "))
+	if len(fields) != 8 || fields[4] != kept[1] || fields[6] != drv {
+		t.Fatalf("the list is %q\n%s", list.stdout, list.stderr)
+	}
+	const look = `pwd; test "$(id -u)" = "$(cat evidence)" && echo the same; echo $colour; cat $input $out/part; ls /nix/store; exit 3`
+	for _, name := range []string{kept[1], fields[7]} {
+		o := enter(name, "--", "sh", "-c", look)
+		text := strings.Join(o.stdout, "\n")
+		if o.exit != 3 || !strings.HasPrefix(text, "/build\nthe same\ngreen\nfrom the input\nhalf\n") || strings.Contains(text, ".drv") {
+			t.Errorf("enter %s: exit %d\n%s\n%s", name, o.exit, text, o.stderr)
+		}
+	}
+	must(t, kilnCommand(t, scene, kiln.store, "gc"))
+	if o := enter(kept[1]); o.exit != 1 || !strings.Contains(o.stderr, "is not in the store any more") {
+		t.Errorf("without its input: exit %d\n%s", o.exit, o.stderr)
+	}
+	if o := enter("--discard", kept[1]); o.exit != 0 {
+		t.Errorf("discard: exit %d\n%s", o.exit, o.stderr)
+	}
+	if _, err := os.Lstat(fields[7]); err == nil {
+		t.Errorf("%s is left", fields[7])
+	}
+	if o := enter(kept[1]); o.exit != 1 || !strings.Contains(o.stderr, "is kept") {
+		t.Errorf("what was discarded: exit %d\n%s", o.exit, o.stderr)
 	}
 }
 

@@ -56,6 +56,9 @@ type BuildRequest struct {
 	// MinIsolation refuses builders that would be isolated less: "full", "partial" or
 	// "none" as in Isolation.Level, "" for no demand.
 	MinIsolation string
+	// KeepSandbox keeps the sandboxes of builders that fail, to be entered: see Sandboxes.
+	// Of a builder that other requests have asked for before, theirs counts.
+	KeepSandbox bool
 	// Log takes what builders print and what happens to the request. It may be
 	// nil. It is called from many goroutines.
 	Log LogSink
@@ -148,6 +151,8 @@ type BuildResult struct {
 	Nested []NestedBuild
 	// KeptBuildDir is where a failed build's directory was kept, "" for nowhere.
 	KeptBuildDir string
+	// KeptSandbox is the id of a failed build's sandbox that was kept, "" for none.
+	KeptSandbox string
 	// Failure says more of a failure than Status, where there is more to say: see Why.
 	Failure *Failure
 }

@@ -53,4 +53,5 @@ type Event struct {
 	// when nobody knows.
 	Done, Expected uint64
 	Resources      *Resources // EventResources; nobody changes it
+	Kept           string     // EventNotice: the id of a sandbox that it says is kept, "" for none
 }

@@ -92,6 +92,8 @@ var needed = map[string]kilnv1.Role{
 	kilnv1.Executor_WatchBuild_FullMethodName:      kilnv1.Role_ROLE_WATCH,
 	kilnv1.Executor_CancelBuild_FullMethodName:     kilnv1.Role_ROLE_SUBMIT,
 	kilnv1.Executor_WaitBuild_FullMethodName:       kilnv1.Role_ROLE_WATCH,
+	kilnv1.Executor_Enter_FullMethodName:           kilnv1.Role_ROLE_ADMIN,
+	kilnv1.Executor_DiscardSandbox_FullMethodName:  kilnv1.Role_ROLE_ADMIN,
 	kilnv1.Executor_Drain_FullMethodName:           kilnv1.Role_ROLE_ADMIN,
 	kilnv1.Executor_GetCapabilities_FullMethodName: kilnv1.Role_ROLE_WATCH,
 	kilnv1.Store_QueryMissing_FullMethodName:       kilnv1.Role_ROLE_WATCH,

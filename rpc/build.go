@@ -130,7 +130,7 @@ func (s *Server) run(ctx context.Context, b *build, in *stay, rec *recorder, r *
 // conclude notes what became of a build. st is asked about its outputs, unless it is nil.
 func (s *Server) conclude(ctx context.Context, b *build, st Store, results []nix.BuildResult, err error) {
 	info := b.snapshot()
-	info.Ended, info.Activity = timestamppb.Now(), ""
+	info.Ended, info.Activity, info.Builders = timestamppb.Now(), "", nil
 	info.State = kilnv1.BuildState_BUILD_STATE_SUCCEEDED
 	if err != nil {
 		s.unknown(ctx, info, err)
@@ -238,20 +238,24 @@ func (r *recorder) Event(e nix.Event) {
 	case nix.EventStarted:
 		r.worth()
 		r.started(time.Now())
+		r.builderStarted(e.Path, text)
 		activity = "building " + e.Path.Name()
 		m.Event = &kilnv1.BuildEvent_Started{Started: &kilnv1.Started{Machine: text}}
 	case nix.EventFinished:
+		r.builderEnded(e.Path)
 		m.Event = &kilnv1.BuildEvent_Finished{Finished: &kilnv1.Finished{Status: e.Status.String(), Reason: text}}
 	case nix.EventWaiting:
 		activity = text
 		r.s.metrics.waited(text)
 		m.Event = &kilnv1.BuildEvent_Waiting{Waiting: &kilnv1.Waiting{Why: text}}
 	case nix.EventPhase:
+		r.builder(e.Path, func(b *kilnv1.Builder) { b.Phase = text })
 		activity = strings.TrimSpace(e.Path.Name() + ": " + text)
 		m.Event = &kilnv1.BuildEvent_Phase{Phase: &kilnv1.Phase{Name: text}}
 	case nix.EventWarning:
 		message(kilnv1.Message_SEVERITY_WARNING)
 	case nix.EventNotice:
+		r.sandboxKept(e)
 		message(kilnv1.Message_SEVERITY_NOTICE)
 	case nix.EventDiagnostic:
 		message(kilnv1.Message_SEVERITY_DIAGNOSTIC)
@@ -264,7 +268,9 @@ func (r *recorder) Event(e nix.Event) {
 	case nix.EventTransfer:
 		m.Event = &kilnv1.BuildEvent_Transfer{Transfer: &kilnv1.Transfer{What: text, DoneBytes: e.Done, ExpectedBytes: e.Expected}}
 	case nix.EventResources:
-		m.Event = &kilnv1.BuildEvent_Resources{Resources: &kilnv1.ResourceSample{Resources: resources(e.Resources)}}
+		used := resources(e.Resources)
+		r.builder(e.Path, func(b *kilnv1.Builder) { b.Resources, b.Sampled = used, timestamppb.Now() })
+		m.Event = &kilnv1.BuildEvent_Resources{Resources: &kilnv1.ResourceSample{Resources: used}}
 	default:
 		return
 	}

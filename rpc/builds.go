@@ -303,24 +303,28 @@ func compareBuilds(a *build, created time.Time, id string) int {
 	return cmp.Or(created.Compare(a.created), cmp.Compare(a.id, id))
 }
 
-// sweep forgets builds that have ended long ago, or that are too many.
-func (bs *builds) sweep(now time.Time) {
-	kept := 0
+// sweep forgets builds that have ended long ago, or that are too many. It gives the
+// sandboxes that were kept of them.
+func (bs *builds) sweep(now time.Time) (kept []*kilnv1.KeptSandbox) {
+	count := 0
 	for _, b := range bs.all() {
 		b.mu.Lock()
 		ended, over := timeOf(b.info.Ended), b.cancel == nil && b.info.Ended != nil
+		sandboxes := b.info.KeptSandboxes
 		b.mu.Unlock()
 		if !over {
 			continue
 		}
-		if kept++; kept <= bs.maxKept && now.Sub(ended) < bs.retention {
+		if count++; count <= bs.maxKept && now.Sub(ended) < bs.retention {
 			continue
 		}
 		bs.mu.Lock()
 		delete(bs.byID, b.id)
 		bs.remove(b.id)
 		bs.mu.Unlock()
+		kept = append(kept, sandboxes...)
 	}
+	return kept
 }
 
 // counts gives how many builds run and how many wait.

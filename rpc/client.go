@@ -110,7 +110,7 @@ func (c *Client) Dir() nix.StoreDir { return c.dir }
 // Message turns a request into a message. The network policy of a request is for builders
 // that ask, and has no place in it.
 func (c *Client) Message(req *nix.BuildRequest) *kilnv1.BuildRequest {
-	m := &kilnv1.BuildRequest{Limits: limits(req.Limits), Rounds: uint32(req.Rounds), MinIsolation: levels[req.MinIsolation]}
+	m := &kilnv1.BuildRequest{Limits: limits(req.Limits), Rounds: uint32(req.Rounds), MinIsolation: levels[req.MinIsolation], KeepSandbox: req.KeepSandbox}
 	switch req.Mode {
 	case nix.BuildRepair:
 		m.Mode = kilnv1.BuildMode_BUILD_MODE_REPAIR

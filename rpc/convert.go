@@ -33,7 +33,7 @@ func (s *Server) result(ctx context.Context, st Store, r *nix.BuildResult) *kiln
 	m := &kilnv1.Result{
 		StorePath: dir.Join(r.Path.Path), Status: r.Status.String(), Success: r.Status.Success(), Message: valid(r.Message),
 		Started: timestamp(r.Start), Ended: timestamp(r.Stop), TimesBuilt: uint32(r.TimesBuilt),
-		Resources: resources(r.Resources), Isolation: isolation(r.Isolation), KeptBuildDir: r.KeptBuildDir,
+		Resources: resources(r.Resources), Isolation: isolation(r.Isolation), KeptBuildDir: r.KeptBuildDir, KeptSandbox: r.KeptSandbox,
 	}
 	if f := r.Why(); f.Kind != nix.FailureNone {
 		m.Failure = failure(f)
@@ -74,7 +74,7 @@ func (s *Server) result(ctx context.Context, st Store, r *nix.BuildResult) *kiln
 func resultOf(dir nix.StoreDir, p nix.DerivedPath, m *kilnv1.Result) nix.BuildResult {
 	r := nix.BuildResult{
 		Path: p, Message: m.Message, Start: timeOf(m.Started), Stop: timeOf(m.Ended), TimesBuilt: int(m.TimesBuilt),
-		Resources: resourcesOf(m.Resources), Isolation: isolationOf(m.Isolation), KeptBuildDir: m.KeptBuildDir,
+		Resources: resourcesOf(m.Resources), Isolation: isolationOf(m.Isolation), KeptBuildDir: m.KeptBuildDir, KeptSandbox: m.KeptSandbox,
 	}
 	var ok bool
 	if r.Status, ok = nix.ParseBuildStatus(m.Status); !ok {

@@ -16,6 +16,7 @@ import (
 type Place interface {
 	// Store keeps what is added and built in this place until it is left.
 	Store() Store
+	// Builder builds. If it is a nix.Sandboxes as well, those can be entered.
 	Builder() nix.Builder
 	// Current tells whether what begins now is still to be done here. If not, another
 	// place is entered for it.

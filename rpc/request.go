@@ -112,7 +112,7 @@ func checkLimits(m *kilnv1.Limits) error {
 // request turns a message into a request. Derivations that it brings as text are added to
 // the store.
 func (s *Server) request(ctx context.Context, st Store, m *kilnv1.BuildRequest) (*nix.BuildRequest, error) {
-	r := &nix.BuildRequest{Limits: limitsOf(m.Limits), Rounds: int(m.Rounds), MinIsolation: levelName(m.MinIsolation), Basic: make(map[nix.StorePath]*nix.BasicDerivation)}
+	r := &nix.BuildRequest{Limits: limitsOf(m.Limits), Rounds: int(m.Rounds), MinIsolation: levelName(m.MinIsolation), KeepSandbox: m.KeepSandbox, Basic: make(map[nix.StorePath]*nix.BasicDerivation)}
 	trusted := callerOf(ctx).role >= kilnv1.Role_ROLE_ADMIN
 	switch m.Mode {
 	case kilnv1.BuildMode_BUILD_MODE_REPAIR:

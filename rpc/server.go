@@ -119,7 +119,7 @@ func (s *Server) sweep() {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
 	for {
-		s.builds.sweep(time.Now())
+		s.discard(s.builds.sweep(time.Now()))
 		select {
 		case <-ticker.C:
 		case <-s.life.Done():

@@ -25,6 +25,7 @@ type buildFlags struct {
 	rebuild                             int
 	logFormat                           logFormatFlag
 	limits, minIsolation                string
+	keepSandbox                         bool
 	remote                              remoteFlags
 }
 
@@ -73,6 +74,7 @@ func (b *buildFlags) register(f *pflag.FlagSet) {
 	f.BoolVar(&b.repair, "repair", false, "build again what is valid but damaged")
 	f.StringVar(&b.limits, "limits", "", "`LIMITS` of every builder, as in \"memory=2G processes=500\": memory, processes, cpu-weight, cpu-quota, timeout, silence, log, output, build-dir")
 	f.StringVar(&b.minIsolation, "min-isolation", "", "refuse builders that would be isolated less than `LEVEL`: full, partial or none")
+	f.BoolVar(&b.keepSandbox, "keep-sandbox", false, "keep the sandboxes of builders that fail, for kiln enter")
 	b.remote.register(f)
 	b.logFormat.register(f)
 }
@@ -90,7 +92,7 @@ func (b *buildFlags) request() (*nix.BuildRequest, error) {
 	}
 	r, err := b.outputs()
 	if err == nil {
-		r.Limits, r.MinIsolation = limits, b.minIsolation
+		r.Limits, r.MinIsolation, r.KeepSandbox = limits, b.minIsolation, b.keepSandbox
 	}
 	return r, err
 }
@@ -120,6 +122,9 @@ func runBuild(ctx context.Context, g *globals, flags *buildFlags, args []string)
 		return err
 	}
 	if c.behindDaemon() {
+		if flags.keepSandbox {
+			return errors.New("--keep-sandbox is for stores of one's own and executor services: the protocol of Nix daemons has no word for it")
+		}
 		return c.withRemote(func(st *remote.Store) error {
 			workshop := func(*screen) (nix.Builder, planner, func() error, error) {
 				return st, remoteStore{st}.plan, func() error { return nil }, nil

@@ -5,6 +5,9 @@ import "github.com/kilnbuild/kiln/nix"
 // hint says what a person may do about a result, "" where there is nothing to add
 // to its message.
 func hint(r *nix.BuildResult) string {
+	if r.KeptSandbox != "" {
+		return "`kiln enter " + r.KeptSandbox + "` gives you a shell in its sandbox, as the builder has left it"
+	}
 	switch r.Status {
 	case nix.StatusPermanentFailure:
 		if r.KeptBuildDir != "" {

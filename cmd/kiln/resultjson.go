@@ -25,6 +25,7 @@ type resultJSON struct {
 	Group            *groupJSON        `json:"group,omitempty"`
 	Failure          *failureJSON      `json:"failure,omitempty"`
 	KeptBuildDir     string            `json:"keptBuildDir,omitempty"`
+	KeptSandbox      string            `json:"keptSandbox,omitempty"`
 	NonDeterministic bool              `json:"isNonDeterministic"`
 	Differences      []differenceJSON  `json:"differences,omitempty"`
 	Causes           []string          `json:"causes,omitempty"` // statuses
@@ -117,7 +118,7 @@ func printResultsJSON(w *os.File, dir nix.StoreDir, results []nix.BuildResult) e
 		j := resultJSON{
 			DrvPath: dir.Join(r.Path.Path), Outputs: make(map[string]string),
 			Status: r.Status.String(), Success: r.Status.Success(), Message: r.Message, TimesBuilt: r.TimesBuilt,
-			KeptBuildDir: r.KeptBuildDir, NonDeterministic: r.NonDeterministic, Hint: hint(&r),
+			KeptBuildDir: r.KeptBuildDir, KeptSandbox: r.KeptSandbox, NonDeterministic: r.NonDeterministic, Hint: hint(&r),
 			Differences: differencesJSON(dir, r.Differences),
 			Group:       groupOf(r.Resources), Failure: failureOf(&r),
 		}

@@ -93,6 +93,12 @@ func (m *Machine) Run(ctx context.Context, a *Attempt, s *Settings) (_ *Result, 
 		result.KeptBuildDir = kept
 		a.Log.Event(nix.Event{Kind: nix.EventNotice, Path: a.DrvPath, Message: fmt.Sprintf("note: keeping build directory \"%s\"", kept)})
 	}
+	if err != nil && ctx.Err() == nil && a.KeepSandbox && !a.Drv.IsBuiltin() && r.ran {
+		if kerr := r.keepSandbox(result); kerr != nil {
+			// It is no reason to know less of the failure.
+			a.Log.Event(nix.Event{Kind: nix.EventWarning, Path: a.DrvPath, Message: fmt.Sprintf("the sandbox is not kept: %v", kerr)})
+		}
+	}
 	return result, err
 }
 
@@ -142,6 +148,7 @@ type run struct {
 	hostSpec   *sandbox.Spec // the same with the machine's network, if spec has a user-mode one
 	request    []byte        // what a builtin builder is told
 	recursion  *recursion    // nil for a builder that does not call Nix
+	ran        bool          // the builder was started
 	// alsoVisible are store objects in the sandbox that are no inputs.
 	alsoVisible []nix.StorePath
 }
@@ -329,6 +336,9 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 	}
 	// From here on only the builder has the terminal's other end.
 	pty.CloseSlave()
+	r.ran = true
+	noGuests := r.machine.first().hosts.open(a.DrvPath, process, r.spec)
+	defer noGuests()
 	result.Isolation = r.machine.reports.of(process.Report())
 	a.Log.Event(nix.Event{Kind: nix.EventStarted, Path: a.DrvPath})
 
@@ -345,6 +355,7 @@ func (r *run) build(ctx context.Context, result *Result) (err error) {
 	}
 	lim := a.limits(s)
 	exit, err := supervise(ctx, process, pty.Master, log, lim, r.watches(lim))
+	noGuests()
 	shown.Flush()
 	result.LogTail = tail.Lines()
 	result.Resources = &nix.Resources{UserTime: exit.UserTime, SystemTime: exit.SystemTime, MaxRSS: exit.MaxRSS}

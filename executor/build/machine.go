@@ -72,11 +72,21 @@ type Machine struct {
 	Self string
 
 	reports reports
+	hosts   hosts
+	origin  *Machine // of a With; nil for one that has the hosts itself
 }
 
 // With is the same machine with a lease of its store.
 func (m *Machine) With(st *local.Store) *Machine {
-	return &Machine{Store: st, Launcher: m.Launcher, Users: m.Users, Self: m.Self}
+	return &Machine{Store: st, Launcher: m.Launcher, Users: m.Users, Self: m.Self, origin: m.first()}
+}
+
+// first is the machine that others were made of.
+func (m *Machine) first() *Machine {
+	if m.origin != nil {
+		return m.origin
+	}
+	return m
 }
 
 // Attempt is one derivation to be built, with everything that has been found out
@@ -97,6 +107,8 @@ type Attempt struct {
 	Limits nix.Limits
 	// MinIsolation is that of nix.BuildRequest.
 	MinIsolation string
+	// KeepSandbox is that of nix.BuildRequest.
+	KeepSandbox bool
 	// Offline gives the builder no network even if its derivation would have it.
 	Offline bool
 	// Nested makes what the builder asks for, if it may ask (Recursive).
@@ -136,6 +148,7 @@ type Result struct {
 	Nested       []nix.NestedBuild
 	LogTail      []string
 	KeptBuildDir string
+	KeptSandbox  string
 }
 
 // BuilderError is the failure of a builder that ran.

@@ -65,6 +65,8 @@ type Users struct {
 // called by one goroutine at a time.
 type userPool interface {
 	try() (*User, error)
+	// take is try for one of them; ours is false if it is none.
+	take(uid int) (user *User, ours bool, err error)
 	describe() string
 	size() int
 }
@@ -214,6 +216,52 @@ func (u *Users) Acquire(ctx context.Context, onWait func()) (*User, error) {
 	}
 }
 
+// AcquireAgain gives a user that has had a build before, for what that has left. When
+// somebody else has it, it calls onWait once and waits.
+func (u *Users) AcquireAgain(ctx context.Context, uid int, onWait func()) (*User, error) {
+	if u.own {
+		if uid != os.Geteuid() {
+			return nil, fmt.Errorf("become user %d: only that one can, and root", uid)
+		}
+		return u.Acquire(ctx, nil)
+	}
+	for {
+		user, err := u.take(uid)
+		if user != nil || err != nil {
+			return user, err
+		}
+		if onWait != nil {
+			onWait()
+			onWait = nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+// take gives a user if nobody has it.
+func (u *Users) take(uid int) (*User, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, pool := range []userPool{u.pool, u.reserve} {
+		if pool == nil {
+			continue
+		}
+		user, ours, err := pool.take(uid)
+		if user != nil {
+			user.of = u
+			u.held++
+		}
+		if ours || err != nil {
+			return user, err
+		}
+	}
+	return nil, fmt.Errorf("become user %d: it is no build user (any more)", uid)
+}
+
 func (u *Users) try() (*User, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -249,15 +297,27 @@ func (m *groupMembers) describe() string {
 
 func (m *groupMembers) try() (*User, error) {
 	for _, id := range m.ids {
-		lock, err := tryLock(m.dir, strconv.Itoa(id))
-		if err != nil {
-			return nil, err
-		}
-		if lock != nil {
-			return &User{UID: id, GID: m.gid, Count: 1, lock: lock}, nil
+		if user, err := m.lock(id); user != nil || err != nil {
+			return user, err
 		}
 	}
 	return nil, nil
+}
+
+func (m *groupMembers) take(uid int) (*User, bool, error) {
+	if !slices.Contains(m.ids, uid) {
+		return nil, false, nil
+	}
+	user, err := m.lock(uid)
+	return user, true, err
+}
+
+func (m *groupMembers) lock(id int) (*User, error) {
+	lock, err := tryLock(m.dir, strconv.Itoa(id))
+	if lock == nil {
+		return nil, err
+	}
+	return &User{UID: id, GID: m.gid, Count: 1, lock: lock}, nil
 }
 
 // allocatedIDs are ranges of ids that belong to nobody, as Nix locks them with
@@ -277,17 +337,34 @@ func (a *allocatedIDs) describe() string { return fmt.Sprintf("ids from %d", a.f
 func (a *allocatedIDs) try() (*User, error) {
 	for i := range a.slots {
 		slot := (a.last + i) % a.slots
-		lock, err := tryLock(a.dir, fmt.Sprintf("slot-%d", slot))
+		user, err := a.lock(slot)
 		if err != nil {
 			return nil, err
 		}
-		if lock != nil {
+		if user != nil {
 			a.last = slot
-			id := a.first + slot*autoIDsPer
-			return &User{UID: id, GID: cmp.Or(a.gid, id), Count: a.per, lock: lock}, nil
+			return user, nil
 		}
 	}
 	return nil, nil
+}
+
+func (a *allocatedIDs) take(uid int) (*User, bool, error) {
+	slot := (uid - a.first) / autoIDsPer
+	if uid < a.first || slot >= a.slots || uid != a.first+slot*autoIDsPer {
+		return nil, false, nil
+	}
+	user, err := a.lock(slot)
+	return user, true, err
+}
+
+func (a *allocatedIDs) lock(slot int) (*User, error) {
+	lock, err := tryLock(a.dir, fmt.Sprintf("slot-%d", slot))
+	if lock == nil {
+		return nil, err
+	}
+	id := a.first + slot*autoIDsPer
+	return &User{UID: id, GID: cmp.Or(a.gid, id), Count: a.per, lock: lock}, nil
 }
 
 // check says what is wrong with the ids: that there are too few, or that an account

@@ -471,7 +471,12 @@ type BuildRequest struct {
 	// Events up to this number are left out: for a caller that comes back.
 	AfterEvent uint64 `protobuf:"varint,8,opt,name=after_event,json=afterEvent,proto3" json:"after_event,omitempty"`
 	// Free words of the caller, kept with the build, at most 16 of at most 256 bytes each.
-	Labels        map[string]string `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The sandboxes of builders that fail are kept, to be entered: the builder's files, and
+	// what it has made of its outputs. They are removed with the record of the build, or by
+	// DiscardSandbox. Of a builder that another request has asked for before, that one's
+	// choice counts.
+	KeepSandbox   bool `protobuf:"varint,10,opt,name=keep_sandbox,json=keepSandbox,proto3" json:"keep_sandbox,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -567,6 +572,13 @@ func (x *BuildRequest) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *BuildRequest) GetKeepSandbox() bool {
+	if x != nil {
+		return x.KeepSandbox
+	}
+	return false
 }
 
 // Target is one thing to be made valid.
@@ -1824,8 +1836,12 @@ type BuildInfo struct {
 	// interrupted. Not in lists.
 	Results []*Result `protobuf:"bytes,13,rep,name=results,proto3" json:"results,omitempty"`
 	// Why there are no results.
-	Failure       *Failure `protobuf:"bytes,14,opt,name=failure,proto3" json:"failure,omitempty"`
-	Error         string   `protobuf:"bytes,15,opt,name=error,proto3" json:"error,omitempty"`
+	Failure *Failure `protobuf:"bytes,14,opt,name=failure,proto3" json:"failure,omitempty"`
+	Error   string   `protobuf:"bytes,15,opt,name=error,proto3" json:"error,omitempty"`
+	// The builders that run at the moment.
+	Builders []*Builder `protobuf:"bytes,16,rep,name=builders,proto3" json:"builders,omitempty"`
+	// The sandboxes that were kept.
+	KeptSandboxes []*KeptSandbox `protobuf:"bytes,17,rep,name=kept_sandboxes,json=keptSandboxes,proto3" json:"kept_sandboxes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1965,6 +1981,159 @@ func (x *BuildInfo) GetError() string {
 	return ""
 }
 
+func (x *BuildInfo) GetBuilders() []*Builder {
+	if x != nil {
+		return x.Builders
+	}
+	return nil
+}
+
+func (x *BuildInfo) GetKeptSandboxes() []*KeptSandbox {
+	if x != nil {
+		return x.KeptSandboxes
+	}
+	return nil
+}
+
+// Builder is a builder that runs.
+type Builder struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StorePath string                 `protobuf:"bytes,1,opt,name=store_path,json=storePath,proto3" json:"store_path,omitempty"` // of its derivation
+	Machine   string                 `protobuf:"bytes,2,opt,name=machine,proto3" json:"machine,omitempty"`                      // empty for the executor's own
+	Started   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=started,proto3" json:"started,omitempty"`
+	Phase     string                 `protobuf:"bytes,4,opt,name=phase,proto3" json:"phase,omitempty"` // empty if it has named none
+	// What it had used when that was last looked at; absent where it has no control group.
+	Resources     *Resources             `protobuf:"bytes,5,opt,name=resources,proto3" json:"resources,omitempty"`
+	Sampled       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=sampled,proto3" json:"sampled,omitempty"` // when that was
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Builder) Reset() {
+	*x = Builder{}
+	mi := &file_kiln_v1_kiln_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Builder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Builder) ProtoMessage() {}
+
+func (x *Builder) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1_kiln_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Builder.ProtoReflect.Descriptor instead.
+func (*Builder) Descriptor() ([]byte, []int) {
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Builder) GetStorePath() string {
+	if x != nil {
+		return x.StorePath
+	}
+	return ""
+}
+
+func (x *Builder) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *Builder) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *Builder) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Builder) GetResources() *Resources {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *Builder) GetSampled() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Sampled
+	}
+	return nil
+}
+
+// KeptSandbox is the sandbox of a builder that has failed.
+type KeptSandbox struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	StorePath     string                 `protobuf:"bytes,2,opt,name=store_path,json=storePath,proto3" json:"store_path,omitempty"` // of the derivation
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptSandbox) Reset() {
+	*x = KeptSandbox{}
+	mi := &file_kiln_v1_kiln_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptSandbox) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptSandbox) ProtoMessage() {}
+
+func (x *KeptSandbox) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1_kiln_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptSandbox.ProtoReflect.Descriptor instead.
+func (*KeptSandbox) Descriptor() ([]byte, []int) {
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *KeptSandbox) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *KeptSandbox) GetStorePath() string {
+	if x != nil {
+		return x.StorePath
+	}
+	return ""
+}
+
 // Result is what became of one target.
 type Result struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1985,13 +2154,14 @@ type Result struct {
 	Differences   []*Difference          `protobuf:"bytes,13,rep,name=differences,proto3" json:"differences,omitempty"`                         // BUILD_MODE_CHECK
 	Causes        []string               `protobuf:"bytes,14,rep,name=causes,proto3" json:"causes,omitempty"`                                   // statuses of what failed at the bottom, for FAILURE_KIND_DEPENDENCY
 	KeptBuildDir  string                 `protobuf:"bytes,15,opt,name=kept_build_dir,json=keptBuildDir,proto3" json:"kept_build_dir,omitempty"` // on the executor's machine
+	KeptSandbox   string                 `protobuf:"bytes,16,opt,name=kept_sandbox,json=keptSandbox,proto3" json:"kept_sandbox,omitempty"`      // the id of the sandbox that was kept, for Enter
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[18]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2173,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[18]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2186,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{18}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Result) GetStorePath() string {
@@ -2124,6 +2294,13 @@ func (x *Result) GetKeptBuildDir() string {
 	return ""
 }
 
+func (x *Result) GetKeptSandbox() string {
+	if x != nil {
+		return x.KeptSandbox
+	}
+	return ""
+}
+
 // Failure is why something failed, and what may help.
 type Failure struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
@@ -2139,7 +2316,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[19]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2328,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[19]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2341,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{19}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Failure) GetKind() FailureKind {
@@ -2223,7 +2400,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[20]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2412,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[20]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2425,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{20}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Output) GetName() string {
@@ -2308,7 +2485,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[21]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2497,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[21]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2510,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{21}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Resources) GetUserTime() *durationpb.Duration {
@@ -2424,7 +2601,7 @@ type Isolation struct {
 
 func (x *Isolation) Reset() {
 	*x = Isolation{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[22]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +2613,7 @@ func (x *Isolation) String() string {
 func (*Isolation) ProtoMessage() {}
 
 func (x *Isolation) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[22]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +2626,7 @@ func (x *Isolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Isolation.ProtoReflect.Descriptor instead.
 func (*Isolation) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{22}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Isolation) GetLevel() IsolationLevel {
@@ -2479,7 +2656,7 @@ type IsolationLayer struct {
 
 func (x *IsolationLayer) Reset() {
 	*x = IsolationLayer{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[23]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2491,7 +2668,7 @@ func (x *IsolationLayer) String() string {
 func (*IsolationLayer) ProtoMessage() {}
 
 func (x *IsolationLayer) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[23]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2504,7 +2681,7 @@ func (x *IsolationLayer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolationLayer.ProtoReflect.Descriptor instead.
 func (*IsolationLayer) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{23}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *IsolationLayer) GetName() string {
@@ -2550,7 +2727,7 @@ type NestedBuild struct {
 
 func (x *NestedBuild) Reset() {
 	*x = NestedBuild{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[24]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2562,7 +2739,7 @@ func (x *NestedBuild) String() string {
 func (*NestedBuild) ProtoMessage() {}
 
 func (x *NestedBuild) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[24]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +2752,7 @@ func (x *NestedBuild) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NestedBuild.ProtoReflect.Descriptor instead.
 func (*NestedBuild) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{24}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NestedBuild) GetStorePath() string {
@@ -2634,7 +2811,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[25]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2823,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[25]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2836,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{25}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Difference) GetOutput() string {
@@ -2707,7 +2884,7 @@ type GetBuildRequest struct {
 
 func (x *GetBuildRequest) Reset() {
 	*x = GetBuildRequest{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[26]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2719,7 +2896,7 @@ func (x *GetBuildRequest) String() string {
 func (*GetBuildRequest) ProtoMessage() {}
 
 func (x *GetBuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[26]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +2909,7 @@ func (x *GetBuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBuildRequest.ProtoReflect.Descriptor instead.
 func (*GetBuildRequest) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{26}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetBuildRequest) GetId() string {
@@ -2755,7 +2932,7 @@ type ListBuildsRequest struct {
 
 func (x *ListBuildsRequest) Reset() {
 	*x = ListBuildsRequest{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[27]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2944,7 @@ func (x *ListBuildsRequest) String() string {
 func (*ListBuildsRequest) ProtoMessage() {}
 
 func (x *ListBuildsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[27]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2957,7 @@ func (x *ListBuildsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBuildsRequest.ProtoReflect.Descriptor instead.
 func (*ListBuildsRequest) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{27}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListBuildsRequest) GetStates() []BuildState {
@@ -2822,7 +2999,7 @@ type ListBuildsResponse struct {
 
 func (x *ListBuildsResponse) Reset() {
 	*x = ListBuildsResponse{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[28]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3011,7 @@ func (x *ListBuildsResponse) String() string {
 func (*ListBuildsResponse) ProtoMessage() {}
 
 func (x *ListBuildsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[28]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3024,7 @@ func (x *ListBuildsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBuildsResponse.ProtoReflect.Descriptor instead.
 func (*ListBuildsResponse) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{28}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListBuildsResponse) GetBuilds() []*BuildInfo {
@@ -2878,7 +3055,7 @@ type WatchBuildRequest struct {
 
 func (x *WatchBuildRequest) Reset() {
 	*x = WatchBuildRequest{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[29]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3067,7 @@ func (x *WatchBuildRequest) String() string {
 func (*WatchBuildRequest) ProtoMessage() {}
 
 func (x *WatchBuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[29]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3080,7 @@ func (x *WatchBuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchBuildRequest.ProtoReflect.Descriptor instead.
 func (*WatchBuildRequest) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{29}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WatchBuildRequest) GetId() string {
@@ -2951,7 +3128,7 @@ type CancelBuildRequest struct {
 
 func (x *CancelBuildRequest) Reset() {
 	*x = CancelBuildRequest{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[30]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3140,7 @@ func (x *CancelBuildRequest) String() string {
 func (*CancelBuildRequest) ProtoMessage() {}
 
 func (x *CancelBuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[30]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3153,7 @@ func (x *CancelBuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelBuildRequest.ProtoReflect.Descriptor instead.
 func (*CancelBuildRequest) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{30}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CancelBuildRequest) GetId() string {
@@ -2996,7 +3173,7 @@ type WaitBuildRequest struct {
 
 func (x *WaitBuildRequest) Reset() {
 	*x = WaitBuildRequest{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[31]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3008,7 +3185,7 @@ func (x *WaitBuildRequest) String() string {
 func (*WaitBuildRequest) ProtoMessage() {}
 
 func (x *WaitBuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[31]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3021,7 +3198,7 @@ func (x *WaitBuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitBuildRequest.ProtoReflect.Descriptor instead.
 func (*WaitBuildRequest) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{31}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WaitBuildRequest) GetId() string {
@@ -3029,6 +3206,607 @@ func (x *WaitBuildRequest) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+// EnterRequest is what the caller of Enter says.
+type EnterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to What:
+	//
+	//	*EnterRequest_Start
+	//	*EnterRequest_Input
+	//	*EnterRequest_Resize
+	What          isEnterRequest_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnterRequest) Reset() {
+	*x = EnterRequest{}
+	mi := &file_kiln_v1_kiln_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnterRequest) ProtoMessage() {}
+
+func (x *EnterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1_kiln_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnterRequest.ProtoReflect.Descriptor instead.
+func (*EnterRequest) Descriptor() ([]byte, []int) {
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *EnterRequest) GetWhat() isEnterRequest_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *EnterRequest) GetStart() *EnterStart {
+	if x != nil {
+		if x, ok := x.What.(*EnterRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *EnterRequest) GetInput() []byte {
+	if x != nil {
+		if x, ok := x.What.(*EnterRequest_Input); ok {
+			return x.Input
+		}
+	}
+	return nil
+}
+
+func (x *EnterRequest) GetResize() *TerminalSize {
+	if x != nil {
+		if x, ok := x.What.(*EnterRequest_Resize); ok {
+			return x.Resize
+		}
+	}
+	return nil
+}
+
+type isEnterRequest_What interface {
+	isEnterRequest_What()
+}
+
+type EnterRequest_Start struct {
+	Start *EnterStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type EnterRequest_Input struct {
+	Input []byte `protobuf:"bytes,2,opt,name=input,proto3,oneof"` // for the program, at most 64 KiB
+}
+
+type EnterRequest_Resize struct {
+	Resize *TerminalSize `protobuf:"bytes,3,opt,name=resize,proto3,oneof"` // the terminal has another size
+}
+
+func (*EnterRequest_Start) isEnterRequest_What() {}
+
+func (*EnterRequest_Input) isEnterRequest_What() {}
+
+func (*EnterRequest_Resize) isEnterRequest_What() {}
+
+// EnterStart says what to run where.
+type EnterStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a build, or of a sandbox that was kept.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Chooses among the builders of the build by their derivations. Empty: that of its target,
+	// or the only one.
+	StorePath string `protobuf:"bytes,2,opt,name=store_path,json=storePath,proto3" json:"store_path,omitempty"`
+	// The program and its arguments. A name without a slash is looked for in the builder's
+	// PATH. Empty: the builder itself if it is a shell, and /bin/sh if not, without arguments.
+	// At most 1000 words of 128 KiB together.
+	Command []string `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
+	// Its standard input, output and error are a pseudo-terminal of this size. Absent: they
+	// are pipes.
+	Terminal      *TerminalSize `protobuf:"bytes,4,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnterStart) Reset() {
+	*x = EnterStart{}
+	mi := &file_kiln_v1_kiln_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnterStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnterStart) ProtoMessage() {}
+
+func (x *EnterStart) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1_kiln_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnterStart.ProtoReflect.Descriptor instead.
+func (*EnterStart) Descriptor() ([]byte, []int) {
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *EnterStart) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *EnterStart) GetStorePath() string {
+	if x != nil {
+		return x.StorePath
+	}
+	return ""
+}
+
+func (x *EnterStart) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *EnterStart) GetTerminal() *TerminalSize {
+	if x != nil {
+		return x.Terminal
+	}
+	return nil
+}
+
+// TerminalSize is the size of a terminal in characters, at most 65535 each.
+type TerminalSize struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Columns       uint32                 `protobuf:"varint,1,opt,name=columns,proto3" json:"columns,omitempty"`
+	Rows          uint32                 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminalSize) Reset() {
+	*x = TerminalSize{}
+	mi := &file_kiln_v1_kiln_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminalSize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminalSize) ProtoMessage() {}
+
+func (x *TerminalSize) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1_kiln_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
+func (*TerminalSize) Descriptor() ([]byte, []int) {
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *TerminalSize) GetColumns() uint32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
+}
+
+func (x *TerminalSize) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+// EnterResponse is what the caller of Enter hears.
+type EnterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to What:
+	//
+	//	*EnterResponse_Waiting
+	//	*EnterResponse_Begun
+	//	*EnterResponse_Output
+	//	*EnterResponse_Errors
+	//	*EnterResponse_Ended
+	What          isEnterResponse_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnterResponse) Reset() {
+	*x = EnterResponse{}
+	mi := &file_kiln_v1_kiln_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnterResponse) ProtoMessage() {}
+
+func (x *EnterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1_kiln_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnterResponse.ProtoReflect.Descriptor instead.
+func (*EnterResponse) Descriptor() ([]byte, []int) {
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *EnterResponse) GetWhat() isEnterResponse_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *EnterResponse) GetWaiting() *EnterWaiting {
+	if x != nil {
+		if x, ok := x.What.(*EnterResponse_Waiting); ok {
+			return x.Waiting
+		}
+	}
+	return nil
+}
+
+func (x *EnterResponse) GetBegun() *EnterBegun {
+	if x != nil {
+		if x, ok := x.What.(*EnterResponse_Begun); ok {
+			return x.Begun
+		}
+	}
+	return nil
+}
+
+func (x *EnterResponse) GetOutput() []byte {
+	if x != nil {
+		if x, ok := x.What.(*EnterResponse_Output); ok {
+			return x.Output
+		}
+	}
+	return nil
+}
+
+func (x *EnterResponse) GetErrors() []byte {
+	if x != nil {
+		if x, ok := x.What.(*EnterResponse_Errors); ok {
+			return x.Errors
+		}
+	}
+	return nil
+}
+
+func (x *EnterResponse) GetEnded() *EnterEnded {
+	if x != nil {
+		if x, ok := x.What.(*EnterResponse_Ended); ok {
+			return x.Ended
+		}
+	}
+	return nil
+}
+
+type isEnterResponse_What interface {
+	isEnterResponse_What()
+}
+
+type EnterResponse_Waiting struct {
+	Waiting *EnterWaiting `protobuf:"bytes,1,opt,name=waiting,proto3,oneof"` // before begun
+}
+
+type EnterResponse_Begun struct {
+	Begun *EnterBegun `protobuf:"bytes,2,opt,name=begun,proto3,oneof"`
+}
+
+type EnterResponse_Output struct {
+	Output []byte `protobuf:"bytes,3,opt,name=output,proto3,oneof"` // what the program printed, at most 64 KiB
+}
+
+type EnterResponse_Errors struct {
+	Errors []byte `protobuf:"bytes,4,opt,name=errors,proto3,oneof"` // on standard error, if there is no terminal
+}
+
+type EnterResponse_Ended struct {
+	Ended *EnterEnded `protobuf:"bytes,5,opt,name=ended,proto3,oneof"`
+}
+
+func (*EnterResponse_Waiting) isEnterResponse_What() {}
+
+func (*EnterResponse_Begun) isEnterResponse_What() {}
+
+func (*EnterResponse_Output) isEnterResponse_What() {}
+
+func (*EnterResponse_Errors) isEnterResponse_What() {}
+
+func (*EnterResponse_Ended) isEnterResponse_What() {}
+
+// EnterWaiting says what has to be waited for.
+type EnterWaiting struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Why           string                 `protobuf:"bytes,1,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnterWaiting) Reset() {
+	*x = EnterWaiting{}
+	mi := &file_kiln_v1_kiln_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnterWaiting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnterWaiting) ProtoMessage() {}
+
+func (x *EnterWaiting) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1_kiln_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnterWaiting.ProtoReflect.Descriptor instead.
+func (*EnterWaiting) Descriptor() ([]byte, []int) {
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *EnterWaiting) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+// EnterBegun says that the program runs.
+type EnterBegun struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StorePath     string                 `protobuf:"bytes,1,opt,name=store_path,json=storePath,proto3" json:"store_path,omitempty"` // the derivation whose builder's sandbox it is
+	Kept          bool                   `protobuf:"varint,2,opt,name=kept,proto3" json:"kept,omitempty"`                           // the builder has ended, and its sandbox was kept
+	Command       []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnterBegun) Reset() {
+	*x = EnterBegun{}
+	mi := &file_kiln_v1_kiln_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnterBegun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnterBegun) ProtoMessage() {}
+
+func (x *EnterBegun) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1_kiln_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnterBegun.ProtoReflect.Descriptor instead.
+func (*EnterBegun) Descriptor() ([]byte, []int) {
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *EnterBegun) GetStorePath() string {
+	if x != nil {
+		return x.StorePath
+	}
+	return ""
+}
+
+func (x *EnterBegun) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
+func (x *EnterBegun) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+// EnterEnded says how the program ended.
+type EnterEnded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Signal        int32                  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"` // 0 when it exited by itself
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnterEnded) Reset() {
+	*x = EnterEnded{}
+	mi := &file_kiln_v1_kiln_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnterEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnterEnded) ProtoMessage() {}
+
+func (x *EnterEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1_kiln_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnterEnded.ProtoReflect.Descriptor instead.
+func (*EnterEnded) Descriptor() ([]byte, []int) {
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *EnterEnded) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *EnterEnded) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+// DiscardSandboxRequest names what is not needed any more.
+type DiscardSandboxRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // of a sandbox that was kept, or of a build: all of its
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardSandboxRequest) Reset() {
+	*x = DiscardSandboxRequest{}
+	mi := &file_kiln_v1_kiln_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardSandboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardSandboxRequest) ProtoMessage() {}
+
+func (x *DiscardSandboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1_kiln_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardSandboxRequest.ProtoReflect.Descriptor instead.
+func (*DiscardSandboxRequest) Descriptor() ([]byte, []int) {
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *DiscardSandboxRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// DiscardSandboxResponse is empty.
+type DiscardSandboxResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardSandboxResponse) Reset() {
+	*x = DiscardSandboxResponse{}
+	mi := &file_kiln_v1_kiln_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardSandboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardSandboxResponse) ProtoMessage() {}
+
+func (x *DiscardSandboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1_kiln_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardSandboxResponse.ProtoReflect.Descriptor instead.
+func (*DiscardSandboxResponse) Descriptor() ([]byte, []int) {
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{42}
 }
 
 // DrainRequest says how to drain.
@@ -3042,7 +3820,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[32]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3054,7 +3832,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[32]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3067,7 +3845,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{32}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DrainRequest) GetCancel() bool {
@@ -3093,7 +3871,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[33]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3883,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[33]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3896,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{33}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{44}
 }
 
 // GetCapabilitiesRequest is empty.
@@ -3130,7 +3908,7 @@ type GetCapabilitiesRequest struct {
 
 func (x *GetCapabilitiesRequest) Reset() {
 	*x = GetCapabilitiesRequest{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[34]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3142,7 +3920,7 @@ func (x *GetCapabilitiesRequest) String() string {
 func (*GetCapabilitiesRequest) ProtoMessage() {}
 
 func (x *GetCapabilitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[34]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3155,7 +3933,7 @@ func (x *GetCapabilitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCapabilitiesRequest.ProtoReflect.Descriptor instead.
 func (*GetCapabilitiesRequest) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{34}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{45}
 }
 
 // Capabilities are what a scheduler chooses executors by.
@@ -3184,7 +3962,7 @@ type Capabilities struct {
 
 func (x *Capabilities) Reset() {
 	*x = Capabilities{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[35]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3974,7 @@ func (x *Capabilities) String() string {
 func (*Capabilities) ProtoMessage() {}
 
 func (x *Capabilities) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[35]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3987,7 @@ func (x *Capabilities) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capabilities.ProtoReflect.Descriptor instead.
 func (*Capabilities) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{35}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Capabilities) GetVersion() string {
@@ -3327,7 +4105,7 @@ type QueryMissingRequest struct {
 
 func (x *QueryMissingRequest) Reset() {
 	*x = QueryMissingRequest{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[36]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3339,7 +4117,7 @@ func (x *QueryMissingRequest) String() string {
 func (*QueryMissingRequest) ProtoMessage() {}
 
 func (x *QueryMissingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[36]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3352,7 +4130,7 @@ func (x *QueryMissingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryMissingRequest.ProtoReflect.Descriptor instead.
 func (*QueryMissingRequest) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{36}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *QueryMissingRequest) GetStorePaths() []string {
@@ -3372,7 +4150,7 @@ type QueryMissingResponse struct {
 
 func (x *QueryMissingResponse) Reset() {
 	*x = QueryMissingResponse{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[37]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +4162,7 @@ func (x *QueryMissingResponse) String() string {
 func (*QueryMissingResponse) ProtoMessage() {}
 
 func (x *QueryMissingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[37]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +4175,7 @@ func (x *QueryMissingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryMissingResponse.ProtoReflect.Descriptor instead.
 func (*QueryMissingResponse) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{37}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *QueryMissingResponse) GetStorePaths() []string {
@@ -3417,7 +4195,7 @@ type GetPathInfoRequest struct {
 
 func (x *GetPathInfoRequest) Reset() {
 	*x = GetPathInfoRequest{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[38]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3429,7 +4207,7 @@ func (x *GetPathInfoRequest) String() string {
 func (*GetPathInfoRequest) ProtoMessage() {}
 
 func (x *GetPathInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[38]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3442,7 +4220,7 @@ func (x *GetPathInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPathInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetPathInfoRequest) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{38}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetPathInfoRequest) GetStorePath() string {
@@ -3470,7 +4248,7 @@ type PathInfo struct {
 
 func (x *PathInfo) Reset() {
 	*x = PathInfo{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[39]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +4260,7 @@ func (x *PathInfo) String() string {
 func (*PathInfo) ProtoMessage() {}
 
 func (x *PathInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[39]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +4273,7 @@ func (x *PathInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathInfo.ProtoReflect.Descriptor instead.
 func (*PathInfo) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{39}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PathInfo) GetStorePath() string {
@@ -3575,7 +4353,7 @@ type UploadRequest struct {
 
 func (x *UploadRequest) Reset() {
 	*x = UploadRequest{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[40]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3587,7 +4365,7 @@ func (x *UploadRequest) String() string {
 func (*UploadRequest) ProtoMessage() {}
 
 func (x *UploadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[40]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3600,7 +4378,7 @@ func (x *UploadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadRequest.ProtoReflect.Descriptor instead.
 func (*UploadRequest) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{40}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *UploadRequest) GetPart() isUploadRequest_Part {
@@ -3655,7 +4433,7 @@ type UploadInfo struct {
 
 func (x *UploadInfo) Reset() {
 	*x = UploadInfo{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[41]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3667,7 +4445,7 @@ func (x *UploadInfo) String() string {
 func (*UploadInfo) ProtoMessage() {}
 
 func (x *UploadInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[41]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3680,7 +4458,7 @@ func (x *UploadInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadInfo.ProtoReflect.Descriptor instead.
 func (*UploadInfo) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{41}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *UploadInfo) GetInfo() *PathInfo {
@@ -3707,7 +4485,7 @@ type UploadResponse struct {
 
 func (x *UploadResponse) Reset() {
 	*x = UploadResponse{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[42]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3719,7 +4497,7 @@ func (x *UploadResponse) String() string {
 func (*UploadResponse) ProtoMessage() {}
 
 func (x *UploadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[42]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3732,7 +4510,7 @@ func (x *UploadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadResponse.ProtoReflect.Descriptor instead.
 func (*UploadResponse) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{42}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *UploadResponse) GetWasThere() bool {
@@ -3753,7 +4531,7 @@ type DownloadRequest struct {
 
 func (x *DownloadRequest) Reset() {
 	*x = DownloadRequest{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[43]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3765,7 +4543,7 @@ func (x *DownloadRequest) String() string {
 func (*DownloadRequest) ProtoMessage() {}
 
 func (x *DownloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[43]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3778,7 +4556,7 @@ func (x *DownloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadRequest.ProtoReflect.Descriptor instead.
 func (*DownloadRequest) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{43}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DownloadRequest) GetStorePath() string {
@@ -3809,7 +4587,7 @@ type DownloadResponse struct {
 
 func (x *DownloadResponse) Reset() {
 	*x = DownloadResponse{}
-	mi := &file_kiln_v1_kiln_proto_msgTypes[44]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3821,7 +4599,7 @@ func (x *DownloadResponse) String() string {
 func (*DownloadResponse) ProtoMessage() {}
 
 func (x *DownloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kiln_v1_kiln_proto_msgTypes[44]
+	mi := &file_kiln_v1_kiln_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3834,7 +4612,7 @@ func (x *DownloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadResponse.ProtoReflect.Descriptor instead.
 func (*DownloadResponse) Descriptor() ([]byte, []int) {
-	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{44}
+	return file_kiln_v1_kiln_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DownloadResponse) GetPart() isDownloadResponse_Part {
@@ -3882,7 +4660,7 @@ var File_kiln_v1_kiln_proto protoreflect.FileDescriptor
 
 const file_kiln_v1_kiln_proto_rawDesc = "" +
 	"\n" +
-	"\x12kiln/v1/kiln.proto\x12\akiln.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa3\x03\n" +
+	"\x12kiln/v1/kiln.proto\x12\akiln.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x03\n" +
 	"\fBuildRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\atargets\x18\x02 \x03(\v2\x0f.kiln.v1.TargetR\atargets\x12&\n" +
@@ -3893,7 +4671,9 @@ const file_kiln_v1_kiln_proto_rawDesc = "" +
 	"\rmin_isolation\x18\a \x01(\x0e2\x17.kiln.v1.IsolationLevelR\fminIsolation\x12\x1f\n" +
 	"\vafter_event\x18\b \x01(\x04R\n" +
 	"afterEvent\x129\n" +
-	"\x06labels\x18\t \x03(\v2!.kiln.v1.BuildRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\t \x03(\v2!.kiln.v1.BuildRequest.LabelsEntryR\x06labels\x12!\n" +
+	"\fkeep_sandbox\x18\n" +
+	" \x01(\bR\vkeepSandbox\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x89\x02\n" +
@@ -3995,7 +4775,7 @@ const file_kiln_v1_kiln_proto_rawDesc = "" +
 	"\x13SEVERITY_DIAGNOSTIC\x10\x03\":\n" +
 	"\bFinished\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe1\x04\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xcc\x05\n" +
 	"\tBuildInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x13.kiln.v1.BuildStateR\x05state\x12\x14\n" +
@@ -4012,10 +4792,24 @@ const file_kiln_v1_kiln_proto_rawDesc = "" +
 	"\bdetached\x18\f \x01(\bR\bdetached\x12)\n" +
 	"\aresults\x18\r \x03(\v2\x0f.kiln.v1.ResultR\aresults\x12*\n" +
 	"\afailure\x18\x0e \x01(\v2\x10.kiln.v1.FailureR\afailure\x12\x14\n" +
-	"\x05error\x18\x0f \x01(\tR\x05error\x1a9\n" +
+	"\x05error\x18\x0f \x01(\tR\x05error\x12,\n" +
+	"\bbuilders\x18\x10 \x03(\v2\x10.kiln.v1.BuilderR\bbuilders\x12;\n" +
+	"\x0ekept_sandboxes\x18\x11 \x03(\v2\x14.kiln.v1.KeptSandboxR\rkeptSandboxes\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xda\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf6\x01\n" +
+	"\aBuilder\x12\x1d\n" +
+	"\n" +
+	"store_path\x18\x01 \x01(\tR\tstorePath\x12\x18\n" +
+	"\amachine\x18\x02 \x01(\tR\amachine\x124\n" +
+	"\astarted\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x14\n" +
+	"\x05phase\x18\x04 \x01(\tR\x05phase\x120\n" +
+	"\tresources\x18\x05 \x01(\v2\x12.kiln.v1.ResourcesR\tresources\x124\n" +
+	"\asampled\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\asampled\"<\n" +
+	"\vKeptSandbox\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"store_path\x18\x02 \x01(\tR\tstorePath\"\xfd\x04\n" +
 	"\x06Result\x12\x1d\n" +
 	"\n" +
 	"store_path\x18\x01 \x01(\tR\tstorePath\x12\x16\n" +
@@ -4034,7 +4828,8 @@ const file_kiln_v1_kiln_proto_rawDesc = "" +
 	"\x06nested\x18\f \x03(\v2\x14.kiln.v1.NestedBuildR\x06nested\x125\n" +
 	"\vdifferences\x18\r \x03(\v2\x13.kiln.v1.DifferenceR\vdifferences\x12\x16\n" +
 	"\x06causes\x18\x0e \x03(\tR\x06causes\x12$\n" +
-	"\x0ekept_build_dir\x18\x0f \x01(\tR\fkeptBuildDir\"\xc6\x01\n" +
+	"\x0ekept_build_dir\x18\x0f \x01(\tR\fkeptBuildDir\x12!\n" +
+	"\fkept_sandbox\x18\x10 \x01(\tR\vkeptSandbox\"\xc6\x01\n" +
 	"\aFailure\x12(\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x14.kiln.v1.FailureKindR\x04kind\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\x05R\x04code\x12\x14\n" +
@@ -4117,7 +4912,44 @@ const file_kiln_v1_kiln_proto_rawDesc = "" +
 	"\x12CancelBuildRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\"\n" +
 	"\x10WaitBuildRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\">\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x8c\x01\n" +
+	"\fEnterRequest\x12+\n" +
+	"\x05start\x18\x01 \x01(\v2\x13.kiln.v1.EnterStartH\x00R\x05start\x12\x16\n" +
+	"\x05input\x18\x02 \x01(\fH\x00R\x05input\x12/\n" +
+	"\x06resize\x18\x03 \x01(\v2\x15.kiln.v1.TerminalSizeH\x00R\x06resizeB\x06\n" +
+	"\x04what\"\x88\x01\n" +
+	"\n" +
+	"EnterStart\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"store_path\x18\x02 \x01(\tR\tstorePath\x12\x18\n" +
+	"\acommand\x18\x03 \x03(\tR\acommand\x121\n" +
+	"\bterminal\x18\x04 \x01(\v2\x15.kiln.v1.TerminalSizeR\bterminal\"<\n" +
+	"\fTerminalSize\x12\x18\n" +
+	"\acolumns\x18\x01 \x01(\rR\acolumns\x12\x12\n" +
+	"\x04rows\x18\x02 \x01(\rR\x04rows\"\xd8\x01\n" +
+	"\rEnterResponse\x121\n" +
+	"\awaiting\x18\x01 \x01(\v2\x15.kiln.v1.EnterWaitingH\x00R\awaiting\x12+\n" +
+	"\x05begun\x18\x02 \x01(\v2\x13.kiln.v1.EnterBegunH\x00R\x05begun\x12\x18\n" +
+	"\x06output\x18\x03 \x01(\fH\x00R\x06output\x12\x18\n" +
+	"\x06errors\x18\x04 \x01(\fH\x00R\x06errors\x12+\n" +
+	"\x05ended\x18\x05 \x01(\v2\x13.kiln.v1.EnterEndedH\x00R\x05endedB\x06\n" +
+	"\x04what\" \n" +
+	"\fEnterWaiting\x12\x10\n" +
+	"\x03why\x18\x01 \x01(\tR\x03why\"Y\n" +
+	"\n" +
+	"EnterBegun\x12\x1d\n" +
+	"\n" +
+	"store_path\x18\x01 \x01(\tR\tstorePath\x12\x12\n" +
+	"\x04kept\x18\x02 \x01(\bR\x04kept\x12\x18\n" +
+	"\acommand\x18\x03 \x03(\tR\acommand\"8\n" +
+	"\n" +
+	"EnterEnded\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\x05R\x06signal\"'\n" +
+	"\x15DiscardSandboxRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x18\n" +
+	"\x16DiscardSandboxResponse\">\n" +
 	"\fDrainRequest\x12\x16\n" +
 	"\x06cancel\x18\x01 \x01(\bR\x06cancel\x12\x16\n" +
 	"\x06resume\x18\x02 \x01(\bR\x06resume\"\x0f\n" +
@@ -4234,7 +5066,7 @@ const file_kiln_v1_kiln_proto_rawDesc = "" +
 	"ROLE_ADMIN\x10\x03*@\n" +
 	"\vCompression\x12\x1b\n" +
 	"\x17COMPRESSION_UNSPECIFIED\x10\x00\x12\x14\n" +
-	"\x10COMPRESSION_ZSTD\x10\x012\x82\x04\n" +
+	"\x10COMPRESSION_ZSTD\x10\x012\x91\x05\n" +
 	"\bExecutor\x125\n" +
 	"\x05Build\x12\x15.kiln.v1.BuildRequest\x1a\x13.kiln.v1.BuildEvent0\x01\x128\n" +
 	"\bGetBuild\x12\x18.kiln.v1.GetBuildRequest\x1a\x12.kiln.v1.BuildInfo\x12E\n" +
@@ -4243,7 +5075,9 @@ const file_kiln_v1_kiln_proto_rawDesc = "" +
 	"\n" +
 	"WatchBuild\x12\x1a.kiln.v1.WatchBuildRequest\x1a\x13.kiln.v1.BuildEvent0\x01\x12>\n" +
 	"\vCancelBuild\x12\x1b.kiln.v1.CancelBuildRequest\x1a\x12.kiln.v1.BuildInfo\x12:\n" +
-	"\tWaitBuild\x12\x19.kiln.v1.WaitBuildRequest\x1a\x12.kiln.v1.BuildInfo\x126\n" +
+	"\tWaitBuild\x12\x19.kiln.v1.WaitBuildRequest\x1a\x12.kiln.v1.BuildInfo\x12:\n" +
+	"\x05Enter\x12\x15.kiln.v1.EnterRequest\x1a\x16.kiln.v1.EnterResponse(\x010\x01\x12Q\n" +
+	"\x0eDiscardSandbox\x12\x1e.kiln.v1.DiscardSandboxRequest\x1a\x1f.kiln.v1.DiscardSandboxResponse\x126\n" +
 	"\x05Drain\x12\x15.kiln.v1.DrainRequest\x1a\x16.kiln.v1.DrainResponse\x12I\n" +
 	"\x0fGetCapabilities\x12\x1f.kiln.v1.GetCapabilitiesRequest\x1a\x15.kiln.v1.Capabilities2\x93\x02\n" +
 	"\x05Store\x12K\n" +
@@ -4265,7 +5099,7 @@ func file_kiln_v1_kiln_proto_rawDescGZIP() []byte {
 }
 
 var file_kiln_v1_kiln_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_kiln_v1_kiln_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_kiln_v1_kiln_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_kiln_v1_kiln_proto_goTypes = []any{
 	(BuildMode)(0),                 // 0: kiln.v1.BuildMode
 	(IsolationLevel)(0),            // 1: kiln.v1.IsolationLevel
@@ -4292,54 +5126,65 @@ var file_kiln_v1_kiln_proto_goTypes = []any{
 	(*Message)(nil),                // 22: kiln.v1.Message
 	(*Finished)(nil),               // 23: kiln.v1.Finished
 	(*BuildInfo)(nil),              // 24: kiln.v1.BuildInfo
-	(*Result)(nil),                 // 25: kiln.v1.Result
-	(*Failure)(nil),                // 26: kiln.v1.Failure
-	(*Output)(nil),                 // 27: kiln.v1.Output
-	(*Resources)(nil),              // 28: kiln.v1.Resources
-	(*Isolation)(nil),              // 29: kiln.v1.Isolation
-	(*IsolationLayer)(nil),         // 30: kiln.v1.IsolationLayer
-	(*NestedBuild)(nil),            // 31: kiln.v1.NestedBuild
-	(*Difference)(nil),             // 32: kiln.v1.Difference
-	(*GetBuildRequest)(nil),        // 33: kiln.v1.GetBuildRequest
-	(*ListBuildsRequest)(nil),      // 34: kiln.v1.ListBuildsRequest
-	(*ListBuildsResponse)(nil),     // 35: kiln.v1.ListBuildsResponse
-	(*WatchBuildRequest)(nil),      // 36: kiln.v1.WatchBuildRequest
-	(*CancelBuildRequest)(nil),     // 37: kiln.v1.CancelBuildRequest
-	(*WaitBuildRequest)(nil),       // 38: kiln.v1.WaitBuildRequest
-	(*DrainRequest)(nil),           // 39: kiln.v1.DrainRequest
-	(*DrainResponse)(nil),          // 40: kiln.v1.DrainResponse
-	(*GetCapabilitiesRequest)(nil), // 41: kiln.v1.GetCapabilitiesRequest
-	(*Capabilities)(nil),           // 42: kiln.v1.Capabilities
-	(*QueryMissingRequest)(nil),    // 43: kiln.v1.QueryMissingRequest
-	(*QueryMissingResponse)(nil),   // 44: kiln.v1.QueryMissingResponse
-	(*GetPathInfoRequest)(nil),     // 45: kiln.v1.GetPathInfoRequest
-	(*PathInfo)(nil),               // 46: kiln.v1.PathInfo
-	(*UploadRequest)(nil),          // 47: kiln.v1.UploadRequest
-	(*UploadInfo)(nil),             // 48: kiln.v1.UploadInfo
-	(*UploadResponse)(nil),         // 49: kiln.v1.UploadResponse
-	(*DownloadRequest)(nil),        // 50: kiln.v1.DownloadRequest
-	(*DownloadResponse)(nil),       // 51: kiln.v1.DownloadResponse
-	nil,                            // 52: kiln.v1.BuildRequest.LabelsEntry
-	nil,                            // 53: kiln.v1.ResolvedDerivation.EnvEntry
-	nil,                            // 54: kiln.v1.ResolvedDerivation.OutputsEntry
-	nil,                            // 55: kiln.v1.BuildInfo.LabelsEntry
-	nil,                            // 56: kiln.v1.ListBuildsRequest.LabelsEntry
-	(*durationpb.Duration)(nil),    // 57: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 58: google.protobuf.Timestamp
+	(*Builder)(nil),                // 25: kiln.v1.Builder
+	(*KeptSandbox)(nil),            // 26: kiln.v1.KeptSandbox
+	(*Result)(nil),                 // 27: kiln.v1.Result
+	(*Failure)(nil),                // 28: kiln.v1.Failure
+	(*Output)(nil),                 // 29: kiln.v1.Output
+	(*Resources)(nil),              // 30: kiln.v1.Resources
+	(*Isolation)(nil),              // 31: kiln.v1.Isolation
+	(*IsolationLayer)(nil),         // 32: kiln.v1.IsolationLayer
+	(*NestedBuild)(nil),            // 33: kiln.v1.NestedBuild
+	(*Difference)(nil),             // 34: kiln.v1.Difference
+	(*GetBuildRequest)(nil),        // 35: kiln.v1.GetBuildRequest
+	(*ListBuildsRequest)(nil),      // 36: kiln.v1.ListBuildsRequest
+	(*ListBuildsResponse)(nil),     // 37: kiln.v1.ListBuildsResponse
+	(*WatchBuildRequest)(nil),      // 38: kiln.v1.WatchBuildRequest
+	(*CancelBuildRequest)(nil),     // 39: kiln.v1.CancelBuildRequest
+	(*WaitBuildRequest)(nil),       // 40: kiln.v1.WaitBuildRequest
+	(*EnterRequest)(nil),           // 41: kiln.v1.EnterRequest
+	(*EnterStart)(nil),             // 42: kiln.v1.EnterStart
+	(*TerminalSize)(nil),           // 43: kiln.v1.TerminalSize
+	(*EnterResponse)(nil),          // 44: kiln.v1.EnterResponse
+	(*EnterWaiting)(nil),           // 45: kiln.v1.EnterWaiting
+	(*EnterBegun)(nil),             // 46: kiln.v1.EnterBegun
+	(*EnterEnded)(nil),             // 47: kiln.v1.EnterEnded
+	(*DiscardSandboxRequest)(nil),  // 48: kiln.v1.DiscardSandboxRequest
+	(*DiscardSandboxResponse)(nil), // 49: kiln.v1.DiscardSandboxResponse
+	(*DrainRequest)(nil),           // 50: kiln.v1.DrainRequest
+	(*DrainResponse)(nil),          // 51: kiln.v1.DrainResponse
+	(*GetCapabilitiesRequest)(nil), // 52: kiln.v1.GetCapabilitiesRequest
+	(*Capabilities)(nil),           // 53: kiln.v1.Capabilities
+	(*QueryMissingRequest)(nil),    // 54: kiln.v1.QueryMissingRequest
+	(*QueryMissingResponse)(nil),   // 55: kiln.v1.QueryMissingResponse
+	(*GetPathInfoRequest)(nil),     // 56: kiln.v1.GetPathInfoRequest
+	(*PathInfo)(nil),               // 57: kiln.v1.PathInfo
+	(*UploadRequest)(nil),          // 58: kiln.v1.UploadRequest
+	(*UploadInfo)(nil),             // 59: kiln.v1.UploadInfo
+	(*UploadResponse)(nil),         // 60: kiln.v1.UploadResponse
+	(*DownloadRequest)(nil),        // 61: kiln.v1.DownloadRequest
+	(*DownloadResponse)(nil),       // 62: kiln.v1.DownloadResponse
+	nil,                            // 63: kiln.v1.BuildRequest.LabelsEntry
+	nil,                            // 64: kiln.v1.ResolvedDerivation.EnvEntry
+	nil,                            // 65: kiln.v1.ResolvedDerivation.OutputsEntry
+	nil,                            // 66: kiln.v1.BuildInfo.LabelsEntry
+	nil,                            // 67: kiln.v1.ListBuildsRequest.LabelsEntry
+	(*durationpb.Duration)(nil),    // 68: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 69: google.protobuf.Timestamp
 }
 var file_kiln_v1_kiln_proto_depIdxs = []int32{
 	8,  // 0: kiln.v1.BuildRequest.targets:type_name -> kiln.v1.Target
 	0,  // 1: kiln.v1.BuildRequest.mode:type_name -> kiln.v1.BuildMode
 	12, // 2: kiln.v1.BuildRequest.limits:type_name -> kiln.v1.Limits
 	1,  // 3: kiln.v1.BuildRequest.min_isolation:type_name -> kiln.v1.IsolationLevel
-	52, // 4: kiln.v1.BuildRequest.labels:type_name -> kiln.v1.BuildRequest.LabelsEntry
+	63, // 4: kiln.v1.BuildRequest.labels:type_name -> kiln.v1.BuildRequest.LabelsEntry
 	9,  // 5: kiln.v1.Target.derivation_text:type_name -> kiln.v1.DerivationText
 	10, // 6: kiln.v1.Target.resolved:type_name -> kiln.v1.ResolvedDerivation
-	53, // 7: kiln.v1.ResolvedDerivation.env:type_name -> kiln.v1.ResolvedDerivation.EnvEntry
-	54, // 8: kiln.v1.ResolvedDerivation.outputs:type_name -> kiln.v1.ResolvedDerivation.OutputsEntry
-	57, // 9: kiln.v1.Limits.timeout:type_name -> google.protobuf.Duration
-	57, // 10: kiln.v1.Limits.max_silent:type_name -> google.protobuf.Duration
-	58, // 11: kiln.v1.BuildEvent.time:type_name -> google.protobuf.Timestamp
+	64, // 7: kiln.v1.ResolvedDerivation.env:type_name -> kiln.v1.ResolvedDerivation.EnvEntry
+	65, // 8: kiln.v1.ResolvedDerivation.outputs:type_name -> kiln.v1.ResolvedDerivation.OutputsEntry
+	68, // 9: kiln.v1.Limits.timeout:type_name -> google.protobuf.Duration
+	68, // 10: kiln.v1.Limits.max_silent:type_name -> google.protobuf.Duration
+	69, // 11: kiln.v1.BuildEvent.time:type_name -> google.protobuf.Timestamp
 	14, // 12: kiln.v1.BuildEvent.queued:type_name -> kiln.v1.Queued
 	15, // 13: kiln.v1.BuildEvent.planned:type_name -> kiln.v1.Planned
 	16, // 14: kiln.v1.BuildEvent.waiting:type_name -> kiln.v1.Waiting
@@ -4351,76 +5196,91 @@ var file_kiln_v1_kiln_proto_depIdxs = []int32{
 	22, // 20: kiln.v1.BuildEvent.message:type_name -> kiln.v1.Message
 	23, // 21: kiln.v1.BuildEvent.finished:type_name -> kiln.v1.Finished
 	24, // 22: kiln.v1.BuildEvent.ended:type_name -> kiln.v1.BuildInfo
-	28, // 23: kiln.v1.ResourceSample.resources:type_name -> kiln.v1.Resources
+	30, // 23: kiln.v1.ResourceSample.resources:type_name -> kiln.v1.Resources
 	6,  // 24: kiln.v1.Message.severity:type_name -> kiln.v1.Message.Severity
 	2,  // 25: kiln.v1.BuildInfo.state:type_name -> kiln.v1.BuildState
-	55, // 26: kiln.v1.BuildInfo.labels:type_name -> kiln.v1.BuildInfo.LabelsEntry
-	58, // 27: kiln.v1.BuildInfo.created:type_name -> google.protobuf.Timestamp
-	58, // 28: kiln.v1.BuildInfo.started:type_name -> google.protobuf.Timestamp
-	58, // 29: kiln.v1.BuildInfo.ended:type_name -> google.protobuf.Timestamp
-	25, // 30: kiln.v1.BuildInfo.results:type_name -> kiln.v1.Result
-	26, // 31: kiln.v1.BuildInfo.failure:type_name -> kiln.v1.Failure
-	26, // 32: kiln.v1.Result.failure:type_name -> kiln.v1.Failure
-	27, // 33: kiln.v1.Result.outputs:type_name -> kiln.v1.Output
-	58, // 34: kiln.v1.Result.started:type_name -> google.protobuf.Timestamp
-	58, // 35: kiln.v1.Result.ended:type_name -> google.protobuf.Timestamp
-	28, // 36: kiln.v1.Result.resources:type_name -> kiln.v1.Resources
-	29, // 37: kiln.v1.Result.isolation:type_name -> kiln.v1.Isolation
-	31, // 38: kiln.v1.Result.nested:type_name -> kiln.v1.NestedBuild
-	32, // 39: kiln.v1.Result.differences:type_name -> kiln.v1.Difference
-	3,  // 40: kiln.v1.Failure.kind:type_name -> kiln.v1.FailureKind
-	57, // 41: kiln.v1.Resources.user_time:type_name -> google.protobuf.Duration
-	57, // 42: kiln.v1.Resources.system_time:type_name -> google.protobuf.Duration
-	57, // 43: kiln.v1.Resources.cpu_stall:type_name -> google.protobuf.Duration
-	57, // 44: kiln.v1.Resources.memory_stall:type_name -> google.protobuf.Duration
-	57, // 45: kiln.v1.Resources.io_stall:type_name -> google.protobuf.Duration
-	1,  // 46: kiln.v1.Isolation.level:type_name -> kiln.v1.IsolationLevel
-	30, // 47: kiln.v1.Isolation.layers:type_name -> kiln.v1.IsolationLayer
-	58, // 48: kiln.v1.NestedBuild.started:type_name -> google.protobuf.Timestamp
-	58, // 49: kiln.v1.NestedBuild.ended:type_name -> google.protobuf.Timestamp
-	28, // 50: kiln.v1.NestedBuild.resources:type_name -> kiln.v1.Resources
-	29, // 51: kiln.v1.NestedBuild.isolation:type_name -> kiln.v1.Isolation
-	2,  // 52: kiln.v1.ListBuildsRequest.states:type_name -> kiln.v1.BuildState
-	56, // 53: kiln.v1.ListBuildsRequest.labels:type_name -> kiln.v1.ListBuildsRequest.LabelsEntry
-	24, // 54: kiln.v1.ListBuildsResponse.builds:type_name -> kiln.v1.BuildInfo
-	12, // 55: kiln.v1.Capabilities.limits:type_name -> kiln.v1.Limits
-	4,  // 56: kiln.v1.Capabilities.role:type_name -> kiln.v1.Role
-	58, // 57: kiln.v1.PathInfo.registration_time:type_name -> google.protobuf.Timestamp
-	48, // 58: kiln.v1.UploadRequest.info:type_name -> kiln.v1.UploadInfo
-	46, // 59: kiln.v1.UploadInfo.info:type_name -> kiln.v1.PathInfo
-	5,  // 60: kiln.v1.UploadInfo.compression:type_name -> kiln.v1.Compression
-	5,  // 61: kiln.v1.DownloadRequest.compression:type_name -> kiln.v1.Compression
-	46, // 62: kiln.v1.DownloadResponse.info:type_name -> kiln.v1.PathInfo
-	11, // 63: kiln.v1.ResolvedDerivation.OutputsEntry.value:type_name -> kiln.v1.DerivationOutput
-	7,  // 64: kiln.v1.Executor.Build:input_type -> kiln.v1.BuildRequest
-	33, // 65: kiln.v1.Executor.GetBuild:input_type -> kiln.v1.GetBuildRequest
-	34, // 66: kiln.v1.Executor.ListBuilds:input_type -> kiln.v1.ListBuildsRequest
-	36, // 67: kiln.v1.Executor.WatchBuild:input_type -> kiln.v1.WatchBuildRequest
-	37, // 68: kiln.v1.Executor.CancelBuild:input_type -> kiln.v1.CancelBuildRequest
-	38, // 69: kiln.v1.Executor.WaitBuild:input_type -> kiln.v1.WaitBuildRequest
-	39, // 70: kiln.v1.Executor.Drain:input_type -> kiln.v1.DrainRequest
-	41, // 71: kiln.v1.Executor.GetCapabilities:input_type -> kiln.v1.GetCapabilitiesRequest
-	43, // 72: kiln.v1.Store.QueryMissing:input_type -> kiln.v1.QueryMissingRequest
-	45, // 73: kiln.v1.Store.GetPathInfo:input_type -> kiln.v1.GetPathInfoRequest
-	47, // 74: kiln.v1.Store.Upload:input_type -> kiln.v1.UploadRequest
-	50, // 75: kiln.v1.Store.Download:input_type -> kiln.v1.DownloadRequest
-	13, // 76: kiln.v1.Executor.Build:output_type -> kiln.v1.BuildEvent
-	24, // 77: kiln.v1.Executor.GetBuild:output_type -> kiln.v1.BuildInfo
-	35, // 78: kiln.v1.Executor.ListBuilds:output_type -> kiln.v1.ListBuildsResponse
-	13, // 79: kiln.v1.Executor.WatchBuild:output_type -> kiln.v1.BuildEvent
-	24, // 80: kiln.v1.Executor.CancelBuild:output_type -> kiln.v1.BuildInfo
-	24, // 81: kiln.v1.Executor.WaitBuild:output_type -> kiln.v1.BuildInfo
-	40, // 82: kiln.v1.Executor.Drain:output_type -> kiln.v1.DrainResponse
-	42, // 83: kiln.v1.Executor.GetCapabilities:output_type -> kiln.v1.Capabilities
-	44, // 84: kiln.v1.Store.QueryMissing:output_type -> kiln.v1.QueryMissingResponse
-	46, // 85: kiln.v1.Store.GetPathInfo:output_type -> kiln.v1.PathInfo
-	49, // 86: kiln.v1.Store.Upload:output_type -> kiln.v1.UploadResponse
-	51, // 87: kiln.v1.Store.Download:output_type -> kiln.v1.DownloadResponse
-	76, // [76:88] is the sub-list for method output_type
-	64, // [64:76] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	66, // 26: kiln.v1.BuildInfo.labels:type_name -> kiln.v1.BuildInfo.LabelsEntry
+	69, // 27: kiln.v1.BuildInfo.created:type_name -> google.protobuf.Timestamp
+	69, // 28: kiln.v1.BuildInfo.started:type_name -> google.protobuf.Timestamp
+	69, // 29: kiln.v1.BuildInfo.ended:type_name -> google.protobuf.Timestamp
+	27, // 30: kiln.v1.BuildInfo.results:type_name -> kiln.v1.Result
+	28, // 31: kiln.v1.BuildInfo.failure:type_name -> kiln.v1.Failure
+	25, // 32: kiln.v1.BuildInfo.builders:type_name -> kiln.v1.Builder
+	26, // 33: kiln.v1.BuildInfo.kept_sandboxes:type_name -> kiln.v1.KeptSandbox
+	69, // 34: kiln.v1.Builder.started:type_name -> google.protobuf.Timestamp
+	30, // 35: kiln.v1.Builder.resources:type_name -> kiln.v1.Resources
+	69, // 36: kiln.v1.Builder.sampled:type_name -> google.protobuf.Timestamp
+	28, // 37: kiln.v1.Result.failure:type_name -> kiln.v1.Failure
+	29, // 38: kiln.v1.Result.outputs:type_name -> kiln.v1.Output
+	69, // 39: kiln.v1.Result.started:type_name -> google.protobuf.Timestamp
+	69, // 40: kiln.v1.Result.ended:type_name -> google.protobuf.Timestamp
+	30, // 41: kiln.v1.Result.resources:type_name -> kiln.v1.Resources
+	31, // 42: kiln.v1.Result.isolation:type_name -> kiln.v1.Isolation
+	33, // 43: kiln.v1.Result.nested:type_name -> kiln.v1.NestedBuild
+	34, // 44: kiln.v1.Result.differences:type_name -> kiln.v1.Difference
+	3,  // 45: kiln.v1.Failure.kind:type_name -> kiln.v1.FailureKind
+	68, // 46: kiln.v1.Resources.user_time:type_name -> google.protobuf.Duration
+	68, // 47: kiln.v1.Resources.system_time:type_name -> google.protobuf.Duration
+	68, // 48: kiln.v1.Resources.cpu_stall:type_name -> google.protobuf.Duration
+	68, // 49: kiln.v1.Resources.memory_stall:type_name -> google.protobuf.Duration
+	68, // 50: kiln.v1.Resources.io_stall:type_name -> google.protobuf.Duration
+	1,  // 51: kiln.v1.Isolation.level:type_name -> kiln.v1.IsolationLevel
+	32, // 52: kiln.v1.Isolation.layers:type_name -> kiln.v1.IsolationLayer
+	69, // 53: kiln.v1.NestedBuild.started:type_name -> google.protobuf.Timestamp
+	69, // 54: kiln.v1.NestedBuild.ended:type_name -> google.protobuf.Timestamp
+	30, // 55: kiln.v1.NestedBuild.resources:type_name -> kiln.v1.Resources
+	31, // 56: kiln.v1.NestedBuild.isolation:type_name -> kiln.v1.Isolation
+	2,  // 57: kiln.v1.ListBuildsRequest.states:type_name -> kiln.v1.BuildState
+	67, // 58: kiln.v1.ListBuildsRequest.labels:type_name -> kiln.v1.ListBuildsRequest.LabelsEntry
+	24, // 59: kiln.v1.ListBuildsResponse.builds:type_name -> kiln.v1.BuildInfo
+	42, // 60: kiln.v1.EnterRequest.start:type_name -> kiln.v1.EnterStart
+	43, // 61: kiln.v1.EnterRequest.resize:type_name -> kiln.v1.TerminalSize
+	43, // 62: kiln.v1.EnterStart.terminal:type_name -> kiln.v1.TerminalSize
+	45, // 63: kiln.v1.EnterResponse.waiting:type_name -> kiln.v1.EnterWaiting
+	46, // 64: kiln.v1.EnterResponse.begun:type_name -> kiln.v1.EnterBegun
+	47, // 65: kiln.v1.EnterResponse.ended:type_name -> kiln.v1.EnterEnded
+	12, // 66: kiln.v1.Capabilities.limits:type_name -> kiln.v1.Limits
+	4,  // 67: kiln.v1.Capabilities.role:type_name -> kiln.v1.Role
+	69, // 68: kiln.v1.PathInfo.registration_time:type_name -> google.protobuf.Timestamp
+	59, // 69: kiln.v1.UploadRequest.info:type_name -> kiln.v1.UploadInfo
+	57, // 70: kiln.v1.UploadInfo.info:type_name -> kiln.v1.PathInfo
+	5,  // 71: kiln.v1.UploadInfo.compression:type_name -> kiln.v1.Compression
+	5,  // 72: kiln.v1.DownloadRequest.compression:type_name -> kiln.v1.Compression
+	57, // 73: kiln.v1.DownloadResponse.info:type_name -> kiln.v1.PathInfo
+	11, // 74: kiln.v1.ResolvedDerivation.OutputsEntry.value:type_name -> kiln.v1.DerivationOutput
+	7,  // 75: kiln.v1.Executor.Build:input_type -> kiln.v1.BuildRequest
+	35, // 76: kiln.v1.Executor.GetBuild:input_type -> kiln.v1.GetBuildRequest
+	36, // 77: kiln.v1.Executor.ListBuilds:input_type -> kiln.v1.ListBuildsRequest
+	38, // 78: kiln.v1.Executor.WatchBuild:input_type -> kiln.v1.WatchBuildRequest
+	39, // 79: kiln.v1.Executor.CancelBuild:input_type -> kiln.v1.CancelBuildRequest
+	40, // 80: kiln.v1.Executor.WaitBuild:input_type -> kiln.v1.WaitBuildRequest
+	41, // 81: kiln.v1.Executor.Enter:input_type -> kiln.v1.EnterRequest
+	48, // 82: kiln.v1.Executor.DiscardSandbox:input_type -> kiln.v1.DiscardSandboxRequest
+	50, // 83: kiln.v1.Executor.Drain:input_type -> kiln.v1.DrainRequest
+	52, // 84: kiln.v1.Executor.GetCapabilities:input_type -> kiln.v1.GetCapabilitiesRequest
+	54, // 85: kiln.v1.Store.QueryMissing:input_type -> kiln.v1.QueryMissingRequest
+	56, // 86: kiln.v1.Store.GetPathInfo:input_type -> kiln.v1.GetPathInfoRequest
+	58, // 87: kiln.v1.Store.Upload:input_type -> kiln.v1.UploadRequest
+	61, // 88: kiln.v1.Store.Download:input_type -> kiln.v1.DownloadRequest
+	13, // 89: kiln.v1.Executor.Build:output_type -> kiln.v1.BuildEvent
+	24, // 90: kiln.v1.Executor.GetBuild:output_type -> kiln.v1.BuildInfo
+	37, // 91: kiln.v1.Executor.ListBuilds:output_type -> kiln.v1.ListBuildsResponse
+	13, // 92: kiln.v1.Executor.WatchBuild:output_type -> kiln.v1.BuildEvent
+	24, // 93: kiln.v1.Executor.CancelBuild:output_type -> kiln.v1.BuildInfo
+	24, // 94: kiln.v1.Executor.WaitBuild:output_type -> kiln.v1.BuildInfo
+	44, // 95: kiln.v1.Executor.Enter:output_type -> kiln.v1.EnterResponse
+	49, // 96: kiln.v1.Executor.DiscardSandbox:output_type -> kiln.v1.DiscardSandboxResponse
+	51, // 97: kiln.v1.Executor.Drain:output_type -> kiln.v1.DrainResponse
+	53, // 98: kiln.v1.Executor.GetCapabilities:output_type -> kiln.v1.Capabilities
+	55, // 99: kiln.v1.Store.QueryMissing:output_type -> kiln.v1.QueryMissingResponse
+	57, // 100: kiln.v1.Store.GetPathInfo:output_type -> kiln.v1.PathInfo
+	60, // 101: kiln.v1.Store.Upload:output_type -> kiln.v1.UploadResponse
+	62, // 102: kiln.v1.Store.Download:output_type -> kiln.v1.DownloadResponse
+	89, // [89:103] is the sub-list for method output_type
+	75, // [75:89] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_kiln_v1_kiln_proto_init() }
@@ -4446,11 +5306,23 @@ func file_kiln_v1_kiln_proto_init() {
 		(*BuildEvent_Finished)(nil),
 		(*BuildEvent_Ended)(nil),
 	}
-	file_kiln_v1_kiln_proto_msgTypes[40].OneofWrappers = []any{
+	file_kiln_v1_kiln_proto_msgTypes[34].OneofWrappers = []any{
+		(*EnterRequest_Start)(nil),
+		(*EnterRequest_Input)(nil),
+		(*EnterRequest_Resize)(nil),
+	}
+	file_kiln_v1_kiln_proto_msgTypes[37].OneofWrappers = []any{
+		(*EnterResponse_Waiting)(nil),
+		(*EnterResponse_Begun)(nil),
+		(*EnterResponse_Output)(nil),
+		(*EnterResponse_Errors)(nil),
+		(*EnterResponse_Ended)(nil),
+	}
+	file_kiln_v1_kiln_proto_msgTypes[51].OneofWrappers = []any{
 		(*UploadRequest_Info)(nil),
 		(*UploadRequest_Data)(nil),
 	}
-	file_kiln_v1_kiln_proto_msgTypes[44].OneofWrappers = []any{
+	file_kiln_v1_kiln_proto_msgTypes[55].OneofWrappers = []any{
 		(*DownloadResponse_Info)(nil),
 		(*DownloadResponse_Data)(nil),
 	}
@@ -4460,7 +5332,7 @@ func file_kiln_v1_kiln_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kiln_v1_kiln_proto_rawDesc), len(file_kiln_v1_kiln_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   50,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -33,6 +33,8 @@ const (
 	Executor_WatchBuild_FullMethodName      = "/kiln.v1.Executor/WatchBuild"
 	Executor_CancelBuild_FullMethodName     = "/kiln.v1.Executor/CancelBuild"
 	Executor_WaitBuild_FullMethodName       = "/kiln.v1.Executor/WaitBuild"
+	Executor_Enter_FullMethodName           = "/kiln.v1.Executor/Enter"
+	Executor_DiscardSandbox_FullMethodName  = "/kiln.v1.Executor/DiscardSandbox"
 	Executor_Drain_FullMethodName           = "/kiln.v1.Executor/Drain"
 	Executor_GetCapabilities_FullMethodName = "/kiln.v1.Executor/GetCapabilities"
 )
@@ -61,6 +63,22 @@ type ExecutorClient interface {
 	CancelBuild(ctx context.Context, in *CancelBuildRequest, opts ...grpc.CallOption) (*BuildInfo, error)
 	// WaitBuild returns when the build has ended. Role: watch.
 	WaitBuild(ctx context.Context, in *WaitBuildRequest, opts ...grpc.CallOption) (*BuildInfo, error)
+	// Enter runs a program in the sandbox of a build, and connects the caller with it: in that
+	// of a builder that runs, or of one that has failed and was kept (keep_sandbox). The
+	// program has what the builder has: mounts, user, environment, working directory, filters,
+	// limits. The first message of the caller has start, and no other one has; the first of
+	// the answer has begun, the last has ended. Ending the stream of the caller is the end of
+	// the program's input, unless it has a terminal. When the caller leaves, or the builder
+	// ends, the program is killed.
+	// Role: admin, since whoever is in a sandbox can put anything into the outputs.
+	// NOT_FOUND: there is no such build, and no such sandbox was kept. FAILED_PRECONDITION: no
+	// builder of it runs here at the moment, or several do and store_path does not say which;
+	// or its sandbox was not kept, or has ended. INVALID_ARGUMENT: there is no such program.
+	Enter(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[EnterRequest, EnterResponse], error)
+	// DiscardSandbox removes a sandbox that was kept, with the builder's files. Those of a build
+	// go with its record as well. Role: admin. NOT_FOUND: none of that id is kept.
+	// FAILED_PRECONDITION: somebody is in it.
+	DiscardSandbox(ctx context.Context, in *DiscardSandboxRequest, opts ...grpc.CallOption) (*DiscardSandboxResponse, error)
 	// Drain lets no new builds in, and returns when all have ended. Role: admin.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
 	// GetCapabilities tells what the executor is and how busy. Role: watch.
@@ -153,6 +171,29 @@ func (c *executorClient) WaitBuild(ctx context.Context, in *WaitBuildRequest, op
 	return out, nil
 }
 
+func (c *executorClient) Enter(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[EnterRequest, EnterResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Executor_ServiceDesc.Streams[2], Executor_Enter_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[EnterRequest, EnterResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Executor_EnterClient = grpc.BidiStreamingClient[EnterRequest, EnterResponse]
+
+func (c *executorClient) DiscardSandbox(ctx context.Context, in *DiscardSandboxRequest, opts ...grpc.CallOption) (*DiscardSandboxResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscardSandboxResponse)
+	err := c.cc.Invoke(ctx, Executor_DiscardSandbox_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *executorClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DrainResponse)
@@ -197,6 +238,22 @@ type ExecutorServer interface {
 	CancelBuild(context.Context, *CancelBuildRequest) (*BuildInfo, error)
 	// WaitBuild returns when the build has ended. Role: watch.
 	WaitBuild(context.Context, *WaitBuildRequest) (*BuildInfo, error)
+	// Enter runs a program in the sandbox of a build, and connects the caller with it: in that
+	// of a builder that runs, or of one that has failed and was kept (keep_sandbox). The
+	// program has what the builder has: mounts, user, environment, working directory, filters,
+	// limits. The first message of the caller has start, and no other one has; the first of
+	// the answer has begun, the last has ended. Ending the stream of the caller is the end of
+	// the program's input, unless it has a terminal. When the caller leaves, or the builder
+	// ends, the program is killed.
+	// Role: admin, since whoever is in a sandbox can put anything into the outputs.
+	// NOT_FOUND: there is no such build, and no such sandbox was kept. FAILED_PRECONDITION: no
+	// builder of it runs here at the moment, or several do and store_path does not say which;
+	// or its sandbox was not kept, or has ended. INVALID_ARGUMENT: there is no such program.
+	Enter(grpc.BidiStreamingServer[EnterRequest, EnterResponse]) error
+	// DiscardSandbox removes a sandbox that was kept, with the builder's files. Those of a build
+	// go with its record as well. Role: admin. NOT_FOUND: none of that id is kept.
+	// FAILED_PRECONDITION: somebody is in it.
+	DiscardSandbox(context.Context, *DiscardSandboxRequest) (*DiscardSandboxResponse, error)
 	// Drain lets no new builds in, and returns when all have ended. Role: admin.
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
 	// GetCapabilities tells what the executor is and how busy. Role: watch.
@@ -228,6 +285,12 @@ func (UnimplementedExecutorServer) CancelBuild(context.Context, *CancelBuildRequ
 }
 func (UnimplementedExecutorServer) WaitBuild(context.Context, *WaitBuildRequest) (*BuildInfo, error) {
 	return nil, status.Error(codes.Unimplemented, "method WaitBuild not implemented")
+}
+func (UnimplementedExecutorServer) Enter(grpc.BidiStreamingServer[EnterRequest, EnterResponse]) error {
+	return status.Error(codes.Unimplemented, "method Enter not implemented")
+}
+func (UnimplementedExecutorServer) DiscardSandbox(context.Context, *DiscardSandboxRequest) (*DiscardSandboxResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiscardSandbox not implemented")
 }
 func (UnimplementedExecutorServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
@@ -350,6 +413,31 @@ func _Executor_WaitBuild_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Executor_Enter_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ExecutorServer).Enter(&grpc.GenericServerStream[EnterRequest, EnterResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Executor_EnterServer = grpc.BidiStreamingServer[EnterRequest, EnterResponse]
+
+func _Executor_DiscardSandbox_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscardSandboxRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExecutorServer).DiscardSandbox(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Executor_DiscardSandbox_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExecutorServer).DiscardSandbox(ctx, req.(*DiscardSandboxRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Executor_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DrainRequest)
 	if err := dec(in); err != nil {
@@ -410,6 +498,10 @@ var Executor_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Executor_WaitBuild_Handler,
 		},
 		{
+			MethodName: "DiscardSandbox",
+			Handler:    _Executor_DiscardSandbox_Handler,
+		},
+		{
 			MethodName: "Drain",
 			Handler:    _Executor_Drain_Handler,
 		},
@@ -428,6 +520,12 @@ var Executor_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "WatchBuild",
 			Handler:       _Executor_WatchBuild_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Enter",
+			Handler:       _Executor_Enter_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "kiln/v1/kiln.proto",
