@@ -173,6 +173,14 @@ func testEnter(t *testing.T) {
 			t.Errorf("it ended with %d, the shell with 7", code)
 		}
 
+		top := m.console(t, "top")
+		if got := top.say("", "\x1b[J"); !strings.Contains(got, "builders: 1,") || !strings.Contains(got, "running") {
+			t.Errorf("kiln top shows\n%s", got)
+		}
+		if code := top.leave("\x03"); code != 0 {
+			t.Errorf("kiln top ended with %d", code)
+		}
+
 		// Without a terminal, and with both outputs.
 		piped := m.kiln(t, "enter", "running", "--", "sh", "-c", "cat; echo and >&2; touch go; kill -TERM $$")
 		piped.Stdin = strings.NewReader("what was typed\n")

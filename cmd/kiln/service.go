@@ -28,7 +28,7 @@ import (
 
 // serviceCommands are those of the executor service.
 func serviceCommands(g *globals) []*cobra.Command {
-	return []*cobra.Command{serveCommand(g), psCommand(), logsCommand(), waitCommand(), cancelCommand(), enterCommand(g)}
+	return []*cobra.Command{serveCommand(g), psCommand(), logsCommand(), waitCommand(), cancelCommand(), enterCommand(g), topCommand()}
 }
 
 // withClient runs f with a connection to the executor service.
@@ -240,14 +240,7 @@ func printBuilds(w io.Writer, list []*kilnv1.BuildInfo, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "ID\tSTATE\tAGE\tOWNER\tWHAT\tDOES\t")
 	for _, b := range list {
-		what := ""
-		if len(b.Targets) > 0 {
-			what = b.Targets[0][strings.LastIndexByte(b.Targets[0], '/')+1:]
-		}
-		if n := len(b.Targets); n > 1 {
-			what += fmt.Sprintf(" and %d more", n-1)
-		}
-		fmt.Fprintf(t, "%s\t%s\t%v\t%s\t%s\t%s\t\n", b.Id, stateName(b.State), now.Sub(b.Created.AsTime()).Round(time.Second), b.Owner, what, b.Activity)
+		fmt.Fprintf(t, "%s\t%s\t%v\t%s\t%s\t%s\t\n", b.Id, stateName(b.State), now.Sub(b.Created.AsTime()).Round(time.Second), b.Owner, target(b), plain(b.Activity))
 	}
 	return t.Flush()
 }
