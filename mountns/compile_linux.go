@@ -27,12 +27,17 @@ var (
 // came last.
 const MountFloor = "5.12"
 
+// Private appends what cuts the namespace off from the mounts of others.
+func Private(p *program.Program) {
+	mount(p, "make mounts private", "", "/", "", unix.MS_PRIVATE|unix.MS_REC, "MS_PRIVATE|MS_REC", "")
+}
+
 // Root appends what makes root, a directory on the machine, a mount of its own
 // and cuts the namespace off from the mounts of others. live, if it is not
 // empty, is a directory inside root that is shared with the namespaces that are
 // copied from this one.
 func Root(p *program.Program, root, live string) {
-	mount(p, "make mounts private", "", "/", "", unix.MS_PRIVATE|unix.MS_REC, "MS_PRIVATE|MS_REC", "")
+	Private(p)
 	mount(p, "bind the root directory on itself", root, root, "", unix.MS_BIND, "MS_BIND", "")
 	if live != "" {
 		// The root must not be shared itself: pivot_root would refuse it.

@@ -16,6 +16,7 @@ var ErrInterrupted = errors.New("the sandbox launcher ended; the program was int
 type SetupError struct {
 	Name  string        // of the Spec
 	Stage string        // "mount /proc", "clone", …
+	Call  string        // the system call that was refused, "" if it was none
 	Errno syscall.Errno // why
 	Hint  string        // what to do about it, "" when there is nothing to say
 }

@@ -67,11 +67,15 @@ func (l *Launcher) get() (*conn, error) {
 		}
 	}
 	if l.conn == nil {
-		c, err := startLauncher()
+		hidden := lookAround().uncoverable()
+		c, err := startLauncher(len(hidden) > 0)
 		if err != nil {
 			return nil, fmt.Errorf("start sandbox launcher: %w", err)
 		}
 		l.conn = c
+		if err := c.uncover(hidden); err != nil {
+			return nil, fmt.Errorf("start sandbox launcher: %w", err)
+		}
 	}
 	return l.conn, nil
 }
@@ -343,8 +347,9 @@ type conn struct {
 	procs map[uint64]*Process
 }
 
-// startLauncher starts the launcher process: this binary, under its other name.
-func startLauncher() (*conn, error) {
+// startLauncher starts the launcher process: this binary, under its other name. apart
+// gives it a mount namespace of its own, for which it takes CAP_SYS_ADMIN.
+func startLauncher(apart bool) (*conn, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -359,6 +364,9 @@ func startLauncher() (*conn, error) {
 	cmd.ExtraFiles = []*os.File{theirs} // becomes launcher.Socket
 	// Away from the terminal: an interrupt is for us to pass on.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if apart {
+		cmd.SysProcAttr.Unshareflags = unix.CLONE_NEWNS
+	}
 	if err := cmd.Start(); err != nil {
 		ours.Close()
 		return nil, err

@@ -68,6 +68,12 @@ func (l *Launcher) EnforcedLimits() []cgroup.Resource { return nil }
 // KillUser does nothing: here programs run as the user that kiln runs as.
 func (l *Launcher) KillUser(context.Context, int) error { return nil }
 
+// Capable has nothing to say on this system.
+func Capable() error { return nil }
+
+// NeedsUserNamespaces is of no account on this system.
+func NeedsUserNamespaces() bool { return true }
+
 // CanIsolate says that there is no isolation on this system.
 func (l *Launcher) CanIsolate(context.Context) error { return errors.ErrUnsupported }
 

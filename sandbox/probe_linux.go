@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,10 +11,10 @@ import (
 	"unsafe"
 
 	"github.com/kilnbuild/kiln/mountns"
+	"github.com/kilnbuild/kiln/sandbox/cgroup"
 	"github.com/kilnbuild/kiln/sandbox/launcher"
 	"github.com/kilnbuild/kiln/sandbox/program"
 	"github.com/opencontainers/runc/libcontainer/apparmor"
-	"github.com/syndtr/gocapability/capability"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,7 +33,8 @@ func (l *Launcher) UserNamespaces(ctx context.Context) error {
 		return err
 	}
 	if failed != nil {
-		failed.Stage, failed.Hint = "create a user namespace", userNamespaceRemedy()
+		failed.Hint = userNamespaceRemedy(failed)
+		failed.Stage = "create a user namespace"
 	}
 	l.mu.Lock()
 	l.userNSKnown, l.userNSErr = true, err
@@ -43,16 +45,40 @@ func (l *Launcher) UserNamespaces(ctx context.Context) error {
 // CanIsolate tries whether this process can make the namespaces of a Full
 // sandbox and mount /proc in them. The error says why not.
 func (l *Launcher) CanIsolate(ctx context.Context) error {
+	if err := Capable(); err != nil {
+		return err
+	}
 	flags := uint64(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET)
 	if err := l.UserNamespaces(ctx); err == nil {
 		flags |= unix.CLONE_NEWUSER
-	} else if os.Geteuid() != 0 {
+	} else if NeedsUserNamespaces() {
 		return err
 	}
 	return l.try(ctx, flags, func(p *program.Program) {
-		mountns.Root(p, "/tmp", "")
-		mountns.Mount{Kind: mountns.Proc, Target: "/proc"}.Compile(p, "/")
+		tryRoot(p)
+		tryPivot(p)
 	})
+}
+
+// tryMounts begins a root directory as sandboxes do. It writes nothing on the machine: the
+// directory is in memory, where nothing is mounted that could not be seen through.
+func tryMounts(p *program.Program) {
+	mountns.Private(p)
+	mountns.Mount{Kind: mountns.Tmpfs, Target: "/tmp"}.Compile(p, "/")
+	mountns.Root(p, "/tmp", "")
+}
+
+// tryRoot is tryMounts with a /proc.
+func tryRoot(p *program.Program) {
+	tryMounts(p)
+	mountns.Mount{Kind: mountns.Proc, Target: "/proc"}.Compile(p, "/")
+}
+
+// tryPivot makes every other call with which sandboxes change what is seen.
+func tryPivot(p *program.Program) {
+	mountns.Mount{Kind: mountns.Bind, Source: "/tmp", Target: "/tmp"}.Compile(p, "/")
+	p.Add("copy the mount namespace", call("unshare", unix.SYS_UNSHARE), program.Named(uint(unix.CLONE_NEWNS), "CLONE_NEWNS"))
+	mountns.Pivot(p, "/tmp")
 }
 
 // try runs a program of system calls in new namespaces.
@@ -67,6 +93,10 @@ func (l *Launcher) try(ctx context.Context, flags uint64, steps func(*program.Pr
 		request.MapIDs = 1
 		request.UIDMap = [3]uint64{1000, uint64(os.Geteuid()), 1}
 		request.GIDMap = [3]uint64{100, uint64(os.Getegid()), 1}
+		if os.Geteuid() == 0 {
+			// As for a build user: to map root itself takes other capabilities.
+			request.UIDMap[1], request.GIDMap[1] = nobody, nobody
+		}
 	}
 	proc, err := l.launch(ctx, "probe", p, request, nil)
 	if err != nil {
@@ -76,8 +106,11 @@ func (l *Launcher) try(ctx context.Context, flags uint64, steps func(*program.Pr
 	return err
 }
 
+// nobody is an id that also containers with few ids have.
+const nobody = 65534
+
 // userNamespaceRemedy says what keeps user namespaces from this process.
-func userNamespaceRemedy() string {
+func userNamespaceRemedy(failed *SetupError) string {
 	switch {
 	case sysctl("user/max_user_namespaces") == "0":
 		return "/proc/sys/user/max_user_namespaces is 0: set it to 10000, by `sysctl user.max_user_namespaces=10000`"
@@ -87,6 +120,9 @@ func userNamespaceRemedy() string {
 		return "AppArmor forbids them to programs without a profile: set kernel.apparmor_restrict_unprivileged_userns to 0, or give kiln a profile with 'userns,'"
 	case inChroot():
 		return "this process runs in a chroot, where the kernel forbids them: enter the root by pivot_root instead, or run kiln outside of it"
+	}
+	if remedy := containerRemedy(failed); remedy != "" {
+		return remedy
 	}
 	return "a filter or container forbids them: allow clone and unshare with CLONE_NEWUSER, or give CAP_SYS_ADMIN"
 }
@@ -118,6 +154,7 @@ func inChroot() bool {
 func (l *Launcher) Probe(ctx context.Context) []Check {
 	p := &prober{l: l, ctx: ctx}
 	p.kernel()
+	p.capabilities()
 	p.userNamespaces()
 	p.namespaces()
 	p.userNetwork()
@@ -147,14 +184,26 @@ func (p *prober) kernel() {
 	p.add(c)
 }
 
+func (p *prober) capabilities() {
+	c := Check{Name: "capabilities", Needed: true, OK: true, Found: "none are needed"}
+	if os.Geteuid() == 0 {
+		c.Found = "those to run builders as their build users"
+	}
+	var lacks *CapabilitiesError
+	if errors.As(Capable(), &lacks) {
+		c.OK, c.Found, c.Remedy = false, "without CAP_"+strings.Join(lacks.Names, ", CAP_"), lacks.Error()
+	}
+	p.add(c)
+}
+
 func (p *prober) userNamespaces() {
 	err := p.l.UserNamespaces(p.ctx)
 	p.userNS = err == nil
-	c := Check{Name: "user namespace", OK: p.userNS, Needed: os.Geteuid() != 0, Found: "can be created"}
+	c := Check{Name: "user namespace", OK: p.userNS, Needed: NeedsUserNamespaces(), Found: "can be created"}
 	var failed *SetupError
 	if errors.As(err, &failed) {
 		c.Found, c.Remedy = fmt.Sprintf("refused (%v)", failed.Errno), failed.Hint
-		if os.Geteuid() == 0 {
+		if !c.Needed {
 			c.Found += "; builders run as their build users without a mapping"
 		}
 	} else if err != nil {
@@ -174,11 +223,9 @@ func (p *prober) namespaces() {
 		steps  func(*program.Program)
 		remedy string
 	}{
-		{"mount namespace", unix.CLONE_NEWNS, func(pr *program.Program) { mountns.Root(pr, "/tmp", "") }, "allow unshare and mount, or give CAP_SYS_ADMIN"},
-		{"pid namespace with /proc", unix.CLONE_NEWNS | unix.CLONE_NEWPID, func(pr *program.Program) {
-			mountns.Root(pr, "/tmp", "")
-			mountns.Mount{Kind: mountns.Proc, Target: "/proc"}.Compile(pr, "/")
-		}, "parts of /proc are hidden here, so that the kernel refuses a fresh one: in a container, unmask it (docker: --security-opt systempaths=unconfined; Kubernetes: procMount: Unmasked)"},
+		{"mount namespace", unix.CLONE_NEWNS, tryMounts, "allow unshare and mount, or give CAP_SYS_ADMIN"},
+		{"root directory", unix.CLONE_NEWNS, func(pr *program.Program) { tryMounts(pr); tryPivot(pr) }, "allow every call that mounts, and pivot_root"},
+		{"pid namespace with /proc", unix.CLONE_NEWNS | unix.CLONE_NEWPID, tryRoot, "parts of /proc are hidden here, so that the kernel refuses a fresh one: in a container, unmask it (docker: --security-opt systempaths=unconfined; Kubernetes: procMount: Unmasked)"},
 		{"network namespace", unix.CLONE_NEWNET, func(pr *program.Program) { (&compiler{s: &Spec{}, p: pr}).network() }, "allow CLONE_NEWNET, and raise /proc/sys/user/max_net_namespaces if it is low"},
 		{"ipc and uts namespaces", unix.CLONE_NEWIPC | unix.CLONE_NEWUTS, nil, "allow CLONE_NEWIPC and CLONE_NEWUTS"},
 	}
@@ -186,8 +233,8 @@ func (p *prober) namespaces() {
 		c := Check{Name: t.name, Needed: true, OK: true, Found: "works"}
 		if err := p.l.try(p.ctx, flags|t.flags, t.steps); err != nil {
 			c.OK, c.Found, c.Remedy = false, err.Error(), t.remedy
-			if missing := missingCapability(); missing != "" && !p.userNS {
-				c.Remedy += "; " + missing
+			if failed := (*SetupError)(nil); errors.As(err, &failed) {
+				c.Found, c.Remedy = fmt.Sprintf("%s: %v", failed.Stage, failed.Errno), cmp.Or(containerRemedy(failed), t.remedy)
 			}
 		}
 		p.add(c)
@@ -210,21 +257,6 @@ func (p *prober) userNetwork() {
 		c.OK, c.Found = false, err.Error()
 	}
 	p.add(c)
-}
-
-// missingCapability names the first capability without which a process with no
-// user namespace cannot isolate.
-func missingCapability() string {
-	caps, err := capability.NewPid2(0)
-	if err != nil || caps.Load() != nil {
-		return ""
-	}
-	for _, c := range []capability.Cap{capability.CAP_SYS_ADMIN, capability.CAP_SETUID, capability.CAP_SETGID, capability.CAP_SYS_CHROOT} {
-		if !caps.Get(capability.EFFECTIVE, c) {
-			return "this process lacks CAP_" + strings.ToUpper(c.String())
-		}
-	}
-	return ""
 }
 
 func (p *prober) filters() {
@@ -254,16 +286,35 @@ func (p *prober) terminal() {
 }
 
 func (p *prober) cgroups() {
-	c := Check{Name: "cgroup"}
+	c := Check{Name: "cgroup", OK: true}
 	var st unix.Statfs_t
 	switch {
 	case unix.Statfs("/sys/fs/cgroup", &st) != nil:
-		c.Found, c.Remedy = "not mounted", "mount cgroup2 on /sys/fs/cgroup"
+		c.OK, c.Found, c.Remedy = false, "not mounted", "mount cgroup2 on /sys/fs/cgroup"
+		p.add(c)
+		return
 	case st.Type == unix.CGROUP2_SUPER_MAGIC:
 		controllers, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
-		c.OK, c.Found = true, "version 2: "+strings.TrimSpace(string(controllers))
+		c.Found = "version 2: " + strings.TrimSpace(string(controllers))
 	default:
-		c.OK, c.Found = true, "version 1"
+		c.Found = "version 1"
+	}
+	// Whether it can be used shows when it is. These limit nothing that is there.
+	g, err := p.l.groups.Create(cgroup.Limits{Memory: 1 << 40, Processes: 1 << 15, CPUWeight: 100})
+	if err != nil {
+		c.OK, c.Remedy = false, err.Error()
+		p.add(c)
+		return
+	}
+	defer g.Close()
+	if lacks := g.Lacks(); len(lacks) > 0 {
+		c.OK = false
+		var of []string
+		for _, lack := range lacks {
+			of = append(of, string(lack.Resource))
+		}
+		c.Found += "; not limited: " + strings.Join(of, ", ")
+		c.Remedy = lacks[0].Why
 	}
 	p.add(c)
 }

@@ -227,7 +227,7 @@ func (p *Process) stepFailed(index int, errno syscall.Errno) error {
 	if stage == "" {
 		stage = in.Call.Name
 	}
-	return &SetupError{Name: p.name, Stage: stage, Errno: errno, Hint: hint(in.Call.Name, errno)}
+	return &SetupError{Name: p.name, Stage: stage, Call: in.Call.Name, Errno: errno, Hint: hint(stage, in.Call.Name, errno)}
 }
 
 // refused makes an error of what the launcher itself could not do.
@@ -238,11 +238,14 @@ func (p *Process) refused(stage uint64, errno syscall.Errno) error {
 		launcher.StageSuccessor: "hold the process in the namespaces",
 	}
 	call := map[uint64]string{launcher.StageClone: "clone3", launcher.StageIDMap: "uid_map"}[stage]
-	return &SetupError{Name: p.name, Stage: names[stage], Errno: errno, Hint: hint(call, errno)}
+	return &SetupError{Name: p.name, Stage: names[stage], Call: call, Errno: errno, Hint: hint(names[stage], call, errno)}
 }
 
 // hint says what a person can do about a failure of the set-up.
-func hint(call string, errno syscall.Errno) string {
+func hint(stage, call string, errno syscall.Errno) string {
+	if remedy := lookAround().remedy(stage, call, errno); remedy != "" {
+		return remedy
+	}
 	switch {
 	case call == "clone3" && errno == unix.ENOSPC:
 		return "the limit of namespaces is reached: raise /proc/sys/user/max_*_namespaces"

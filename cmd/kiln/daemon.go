@@ -61,7 +61,7 @@ func daemonCommand(g *globals) *cobra.Command {
 	f.BoolVar(&flags.forceUntrusted, "force-untrusted", false, "trust no client")
 	f.BoolVar(&flags.noForcing, "default-trust", false, "trust those that trusted-users names, as without this flag")
 	f.IntVar(&flags.connections, "max-connections", service.DefaultMaxConnections, "how many clients are served at once; others are told to try again")
-	flags.service.register(c, "none without this flag")
+	flags.service.register(c, "none without this flag", "as long as it takes without this flag")
 	g.override(c, "max-jobs", "j", "max-jobs", "how many builders run at once; auto for one a processor")
 	f.Bool("daemon", false, "does nothing: nix-daemon has it")
 	f.Lookup("daemon").Hidden = true
@@ -71,7 +71,7 @@ func daemonCommand(g *globals) *cobra.Command {
 	for _, flag := range []string{"socket", "listen", "metrics"} {
 		c.MarkFlagsMutuallyExclusive("stdio", flag, "serve")
 	}
-	return c
+	return asService(c)
 }
 
 func (f *daemonFlags) trust() worker.Trust {
@@ -131,6 +131,13 @@ func runDaemon(ctx context.Context, g *globals, flags *daemonFlags) error {
 			return err
 		}
 	}
+	if os.Getpid() == 1 { // a container's
+		if err := h.c.canIsolate(ctx); err != nil {
+			// It can still give what it has.
+			h.lines.Printf("warning: %v", err)
+		}
+	}
+	h.grace = flags.service.grace
 	return h.run(ctx)
 }
 

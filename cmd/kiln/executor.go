@@ -60,6 +60,9 @@ func (c *configuration) executor(ctx context.Context, st *local.Store, verbose i
 
 // machine is this machine, as far as builds use it. Its launcher is the caller's.
 func (c *configuration) machine(st *local.Store) (*build.Machine, error) {
+	if err := sandbox.Capable(); err != nil {
+		return nil, err
+	}
 	users, err := build.NewUsers(c.usersConfig())
 	if err != nil {
 		return nil, err

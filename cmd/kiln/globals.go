@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/kilnbuild/kiln/executor/build"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/conf"
+	"github.com/kilnbuild/kiln/sandbox"
 	"github.com/kilnbuild/kiln/store/local"
 	"github.com/kilnbuild/kiln/store/lookups"
 	"github.com/spf13/cobra"
@@ -80,7 +82,12 @@ type configuration struct {
 }
 
 // configure reads the configuration. Warnings go to standard error.
-func (g *globals) configure() (*configuration, error) {
+func (g *globals) configure() (_ *configuration, err error) {
+	defer func() {
+		if err != nil {
+			err = &settingsError{err}
+		}
+	}()
 	env := conf.Host()
 	opts := conf.Options{Overrides: g.overrides}
 	for _, o := range g.options {
@@ -173,7 +180,11 @@ func (c *configuration) open(ctx context.Context, readOnly bool) (*local.Store, 
 		return nil, err
 	}
 	opts.ReadOnly = readOnly
-	return local.Open(ctx, opts)
+	st, err := local.Open(ctx, opts)
+	if lacks := sandbox.Capable(); err != nil && lacks != nil && errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w: %w", err, lacks)
+	}
+	return st, err
 }
 
 // openToCollect is open for what frees space: perhaps there is none left.

@@ -32,11 +32,15 @@ type house struct {
 	lines     *log.Logger
 	// hasty has the first signal end what is under way, as the second one does otherwise.
 	hasty bool
+	// grace, unless it is 0, is how long what is under way has at the first signal.
+	grace time.Duration
 
 	// of the executor service, nil without
 	executor *rpc.Server
 	offered  []serviceListener
 	metrics  net.Listener
+	// interrupted says that builds were under way when it ended.
+	interrupted bool
 }
 
 // newHouse makes a house that serves nobody yet. It is to be closed.
@@ -149,6 +153,9 @@ func (h *house) run(ctx context.Context) error {
 	for {
 		select {
 		case err := <-ended:
+			if draining {
+				lastWords(h.interrupted || h.executor == nil && context.Cause(ctx) != nil)
+			}
 			return err
 		case sig := <-signals:
 			switch {
@@ -163,7 +170,11 @@ func (h *house) run(ctx context.Context) error {
 				notify("STOPPING=1")
 				close(drain)
 				h.nix.Drain()
-				if !h.hasty {
+				if h.grace > 0 {
+					farewell(h.grace)
+					defer time.AfterFunc(h.grace, func() { cancel(errGrace) }).Stop()
+				}
+				if !h.hasty || h.grace > 0 {
 					break
 				}
 				fallthrough
@@ -219,11 +230,12 @@ func (h *house) serveExecutor(ctx context.Context, drain <-chan struct{}) (err e
 	}
 	select {
 	case <-ctx.Done():
+		h.interrupted = h.executor.Drain(ctx) != nil
 	case err = <-failed:
 		running--
 	case <-drain:
 		// Who watches and asks is still answered. That ctx ends is no error.
-		_ = h.executor.Drain(ctx)
+		h.interrupted = h.executor.Drain(ctx) != nil
 	}
 	err = errors.Join(err, web.Close(), h.executor.Close())
 	for range running {

@@ -48,6 +48,7 @@ func main() {
 
 // run carries out one command line and gives its exit code.
 func run(args []string) int {
+	defer func() { endLog() }()
 	root := rootCommand()
 	ctx := context.Background()
 	if c, _, err := root.Find(args); err != nil || c.Annotations[ownSignals] == "" {
@@ -79,6 +80,7 @@ func run(args []string) int {
 		err, code = errors.New("interrupted"), 130
 	}
 	if err != nil {
+		terminationMessage(err.Error())
 		fmt.Fprintf(os.Stderr, "error: %v\n", err)
 	}
 	return code

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/kilnbuild/kiln/rpc"
 	"github.com/spf13/cobra"
@@ -21,10 +22,12 @@ type serviceFlags struct {
 	cert, key string
 	clientCA  string
 	plaintext bool
+	grace     time.Duration
 }
 
-func (f *serviceFlags) register(c *cobra.Command, ifNone string) {
+func (f *serviceFlags) register(c *cobra.Command, ifNone, ifNoGrace string) {
 	fs := c.Flags()
+	fs.DurationVar(&f.grace, "grace", 0, "how long what is under way at SIGTERM may take to end, before it is interrupted; "+ifNoGrace)
 	fs.StringArrayVar(&f.listen, "listen", nil, "an `ADDRESS` to offer the executor service on: unix:///path or tcp://host:port; may be given again; "+ifNone)
 	fs.StringVar(&f.metrics, "metrics", "", "an `ADDRESS` on which to tell of metrics in the format of Prometheus, by HTTP; without encryption, so of a Unix socket or the loopback interface")
 	fs.StringVar(&f.cert, "tls-cert", "", "`FILE` with the certificate for TCP")
@@ -50,9 +53,9 @@ func serveCommand(g *globals) *cobra.Command {
 		Annotations: map[string]string{ownSignals: "yes"},
 		RunE:        func(c *cobra.Command, _ []string) error { return serve(c.Context(), g, &flags) },
 	}
-	flags.register(c, "the default is a socket in the store's state directory")
+	flags.register(c, "the default is a socket in the store's state directory", "none without this flag")
 	g.override(c, "max-jobs", "j", "max-jobs", "how many builders run at once; auto for one a processor")
-	return c
+	return asService(c)
 }
 
 func serve(ctx context.Context, g *globals, flags *serviceFlags) error {
@@ -62,12 +65,15 @@ func serve(ctx context.Context, g *globals, flags *serviceFlags) error {
 	}
 	defer h.close()
 	// What is under way can be asked for again.
-	h.hasty = true
+	h.hasty, h.grace = true, flags.grace
 	if err := h.nix.Open(ctx); err != nil {
 		return err
 	}
+	if err := h.c.canIsolate(ctx); err != nil {
+		return err
+	}
 	if len(flags.listen) == 0 {
-		flags.listen = []string{"unix://" + filepath.Join(h.c.local.State, "kiln", "socket")}
+		flags.listen = []string{h.c.serviceSocket()}
 	}
 	if err := h.openService(flags); err != nil {
 		return err

@@ -28,7 +28,7 @@ import (
 
 // serviceCommands are those of the executor service.
 func serviceCommands(g *globals) []*cobra.Command {
-	return []*cobra.Command{serveCommand(g), psCommand(), logsCommand(), waitCommand(), cancelCommand(), enterCommand(g), topCommand()}
+	return []*cobra.Command{serveCommand(g), healthCommand(g), psCommand(), logsCommand(), waitCommand(), cancelCommand(), enterCommand(g), topCommand()}
 }
 
 // withClient runs f with a connection to the executor service.

@@ -168,10 +168,10 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	userNS := false
 	if r.isolation == sandbox.Full {
-		// Root can do without: builders then have the ids of their users inside.
+		// Root with all privileges can do without: builders then have the ids of their users inside.
 		if err := r.machine.Launcher.UserNamespaces(ctx); err == nil {
 			userNS = true
-		} else if r.user.Own || usesUIDRange(a) {
+		} else if sandbox.NeedsUserNamespaces() || usesUIDRange(a) {
 			return fmt.Errorf("cannot build '%s' in a sandbox: %w", st.Dir().Join(a.DrvPath), err)
 		}
 	}

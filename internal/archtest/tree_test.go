@@ -71,6 +71,9 @@ func load(t *testing.T) map[string]*pkg {
 			if path != root && (strings.HasPrefix(name, ".") || name == "testdata" || name == "build") {
 				return fs.SkipDir
 			}
+			if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil && path != root {
+				return fs.SkipDir // a module of its own
+			}
 			return nil
 		}
 		if !strings.HasSuffix(name, ".go") {

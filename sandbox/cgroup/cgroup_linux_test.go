@@ -4,8 +4,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kilnbuild/kiln/internal/testenv"
 )
@@ -141,5 +143,55 @@ func BenchmarkGroup(b *testing.B) {
 		if err := g.Close(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestMoveAll wants that the processes of a group go where they are told to.
+func TestMoveAll(t *testing.T) {
+	testenv.NeedRoot(t)
+	p := NewParent()
+	defer p.Close()
+	g, err := p.Create(Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	dir := g.dirs[unified]
+	if dir == "" {
+		testenv.SkipSandbox(t, "this machine has no hierarchy of version 2")
+	}
+	into := filepath.Join(dir, leaf)
+	if err := os.Mkdir(into, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(into)
+	cmd := enter(t, g, "read x")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer stdin.Close()
+	procs := func(dir string) string {
+		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(text))
+	}
+	for procs(dir) == "" {
+		time.Sleep(time.Millisecond)
+	}
+	if err := moveAll(dir, into); err != nil {
+		t.Fatal(err)
+	}
+	if procs(dir) != "" || procs(into) != strconv.Itoa(cmd.Process.Pid) {
+		t.Errorf("left: %q, moved: %q", procs(dir), procs(into))
+	}
+	if got, err := vacate(into); got != dir || err != nil {
+		t.Errorf("the group around the leaf: %q, %v", got, err)
 	}
 }

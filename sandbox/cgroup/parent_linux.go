@@ -67,7 +67,7 @@ func (p *Parent) open() {
 			err = p.session(h.name, above, name)
 		}
 		if err != nil && h.of != "" {
-			p.lacks[h.of] = fmt.Sprintf("no control group of the controller '%s': %v", h.name, err)
+			p.lacks[h.of] = fmt.Sprintf("no control group of the controller '%s': %v", h.name, explain(err))
 		}
 	}
 }
@@ -92,6 +92,14 @@ func ownGroup(hierarchy string) (string, error) {
 	return dir, nil
 }
 
+// explain adds what a person can do about an error.
+func explain(err error) error {
+	if errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("%w (in a container: give it %s writable, with docker run -v %s:%s, and on cgroup 2 also --cgroupns=host)", err, root, root, root)
+	}
+	return err
+}
+
 // wantedControllers are what groups of version 2 are to have.
 var wantedControllers = []string{"memory", "pids", "cpu", "io"}
 
@@ -99,6 +107,9 @@ var wantedControllers = []string{"memory", "pids", "cpu", "io"}
 // have controllers: one that has processes itself may not give them away.
 func (p *Parent) openUnified(name string) {
 	own, err := ownGroup(unified)
+	if err == nil {
+		own, err = vacate(own)
+	}
 	var found []string
 	for dir := own; err == nil; dir = filepath.Dir(dir) {
 		for _, c := range wantedControllers {
@@ -121,11 +132,68 @@ func (p *Parent) openUnified(name string) {
 	for controller, of := range map[string]Resource{"memory": Memory, "pids": Processes, "cpu": CPU} {
 		switch {
 		case err != nil:
-			p.lacks[of] = fmt.Sprintf("no control group can be made: %v", err)
+			p.lacks[of] = fmt.Sprintf("no control group can be made: %v", explain(err))
 		case !slices.Contains(found, controller):
 			p.lacks[of] = fmt.Sprintf("the controller '%s' is not given to control groups here", controller)
 		}
 	}
+}
+
+// leaf is the group into which the processes of a container go.
+const leaf = "kiln.processes"
+
+// vacate gives a container's own group, without processes in it, so that its groups may
+// have controllers: without that only the group around the container could give them, which
+// is not the container's to use, or not to be seen. All that is in the container moves to a
+// leaf. Anywhere else it gives the group that it is given.
+func vacate(own string) (string, error) {
+	if filepath.Base(own) == leaf {
+		return filepath.Dir(own), nil // by another process of ours
+	}
+	if !isContainers(own) {
+		return own, nil
+	}
+	into := filepath.Join(own, leaf)
+	if err := os.Mkdir(into, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	if err := moveAll(own, into); err != nil {
+		return "", fmt.Errorf("move the container's processes out of its group: %w", err)
+	}
+	return own, nil
+}
+
+// isContainers tells whether a group, our own, is that of a container: its first process is
+// in it too, which is never so on a machine, and it has limits itself, as only the root of
+// all groups has not.
+func isContainers(own string) bool {
+	first, err := cgroups.ParseCgroupFile("/proc/1/cgroup")
+	if err != nil {
+		return false
+	}
+	ours, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	return err == nil && first[unified] == ours[unified] && exists(own, "cgroup.type")
+}
+
+// moveAll moves every process of one group to another.
+func moveAll(from, into string) error {
+	// Processes that are started meanwhile are in the old group.
+	for range 10 {
+		text, err := os.ReadFile(filepath.Join(from, "cgroup.procs"))
+		if err != nil {
+			return err
+		}
+		list := strings.Fields(string(text))
+		if len(list) == 0 {
+			return nil
+		}
+		for _, pid := range list {
+			if err := os.WriteFile(filepath.Join(into, "cgroup.procs"), []byte(pid), 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+		}
+	}
+	return errors.New("there are always new ones")
 }
 
 // session makes the directory of this process in one hierarchy, and removes those that
