@@ -33,6 +33,9 @@ func OpenDirHere(dir int, name string) (int, error) {
 	return fd, nil
 }
 
+// RenameNew is not there: those who would like it do without.
+func RenameNew(int, string, int, string) error { return errors.ErrUnsupported }
+
 // SetMtime sets the modification time of an open file, in seconds since the
 // epoch, and the access time to the present.
 func SetMtime(fd int, sec int64) error {

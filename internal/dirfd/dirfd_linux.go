@@ -45,6 +45,18 @@ func OpenDirHere(dir int, name string) (int, error) {
 	}
 }
 
+// RenameNew is Rename to a name that nothing has: otherwise it fails. It is an error on
+// file systems and systems that cannot do that.
+func RenameNew(fromDir int, from string, toDir int, to string) error {
+	if err := CheckName(from); err != nil {
+		return err
+	}
+	if err := CheckName(to); err != nil {
+		return err
+	}
+	return retry(func() error { return unix.Renameat2(fromDir, from, toDir, to, unix.RENAME_NOREPLACE) })
+}
+
 // SetMtime sets the modification time of an open file, in seconds since the
 // epoch, and leaves the access time.
 func SetMtime(fd int, sec int64) error {

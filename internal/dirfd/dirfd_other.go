@@ -25,6 +25,7 @@ func SymlinkAt(string, int, string) error                            { return er
 func Unlink(int, string) error                                       { return errors.ErrUnsupported }
 func Rmdir(int, string) error                                        { return errors.ErrUnsupported }
 func Rename(int, string, int, string) error                          { return errors.ErrUnsupported }
+func RenameNew(int, string, int, string) error                       { return errors.ErrUnsupported }
 func Fchmod(int, uint32) error                                       { return errors.ErrUnsupported }
 func Chmod(int, string, uint32) error                                { return errors.ErrUnsupported }
 func SetMtime(int, int64) error                                      { return errors.ErrUnsupported }

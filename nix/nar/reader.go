@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync"
 )
 
 // Reader reads one archive from a stream. Next moves from node to node, Read
@@ -60,6 +61,22 @@ const bufSize = MaxTarget + 1
 // NewReader returns a Reader of the archive that begins with the next byte of r.
 func NewReader(r io.Reader, limits Limits) *Reader {
 	return &Reader{r: r, pos: newPosition(limits)}
+}
+
+// readers are those of restored trees: most are small, and a Reader is not.
+var readers = sync.Pool{New: func() any { return new(Reader) }}
+
+// takeReader is NewReader, of memory that giveReader takes back.
+func takeReader(r io.Reader, limits Limits) *Reader {
+	in := readers.Get().(*Reader)
+	in.r, in.pos, in.state, in.err = r, newPosition(limits), stateStart, nil
+	in.offset, in.content, in.pad, in.more = 0, 0, 0, false
+	return in
+}
+
+func giveReader(r *Reader) {
+	r.r, r.pos, r.err = nil, position{}, nil
+	readers.Put(r)
 }
 
 // Next moves to the next node. Content of the present one that was not read is

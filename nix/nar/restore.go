@@ -69,8 +69,9 @@ func restore(dir int, name, shown string, r io.Reader, opts RestoreOptions) (Sta
 	if err := dirfd.CheckName(name); err != nil {
 		return Stats{}, fmt.Errorf("restore %s: %w", shown, err)
 	}
-	t := &restorer{opts: opts, in: NewReader(r, opts.Limits), buf: takeBuffer()}
+	t := &restorer{opts: opts, in: takeReader(r, opts.Limits), buf: takeBuffer()}
 	defer giveBuffer(t.buf)
+	defer giveReader(t.in)
 	err := t.tree(dir, name)
 	t.dirs.close()
 	t.stats.Size = t.in.Offset()
@@ -96,6 +97,10 @@ type restorer struct {
 	dirs  descent
 	buf   *buffer
 	stats Stats // Inodes counts what exists, finished or not
+	// exact and other have the permissions with which files are made as was asked for,
+	// and those that are changed: by the process's mask, or by what the directory hands
+	// down. That is the same for a whole tree.
+	exact, other uint32
 }
 
 func (t *restorer) tree(dir int, name string) error {
@@ -142,12 +147,18 @@ func (t *restorer) node(dir int, name string, h Header) error {
 		t.stats.Inodes++
 		return dirfd.SetMtimeAt(dir, name, mtime)
 	}
-	fd, err := dirfd.Create(dir, name, 0o600)
+	perm := uint32(permFile)
+	if h.Executable {
+		perm = permExecutable
+	}
+	fd, err := dirfd.Create(dir, name, perm)
 	if err != nil {
 		return err
 	}
 	t.stats.Inodes++
-	err = t.content(fd, h)
+	if err = t.content(fd, h); err == nil {
+		err = t.finishFile(fd, perm)
+	}
 	if closeErr := dirfd.Close(fd); err == nil {
 		err = closeErr
 	}
@@ -166,9 +177,24 @@ func (t *restorer) content(fd int, h Header) error {
 		left -= int64(len(piece))
 		t.stats.Bytes += int64(len(piece))
 	}
-	perm := uint32(permFile)
-	if h.Executable {
-		perm = permExecutable
+	return nil
+}
+
+// finishFile makes an open regular file canonical that was made with perm.
+func (t *restorer) finishFile(fd int, perm uint32) error {
+	if perm == t.exact {
+		return t.stamp(fd)
+	}
+	if perm != t.other {
+		var st dirfd.Stat
+		if err := dirfd.Fstat(fd, &st); err != nil {
+			return err
+		}
+		if st.Mode&0o7777 == perm {
+			t.exact = perm
+			return t.stamp(fd)
+		}
+		t.other = perm
 	}
 	return t.finish(fd, perm)
 }
@@ -186,6 +212,11 @@ func (t *restorer) finish(fd int, perm uint32) error {
 	if err := dirfd.Fchmod(fd, perm); err != nil {
 		return err
 	}
+	return t.stamp(fd)
+}
+
+// stamp sets the time of an open file whose permissions are right.
+func (t *restorer) stamp(fd int) error {
 	if err := dirfd.SetMtime(fd, mtime); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -54,6 +55,11 @@ func (s *Store) AddMany(ctx context.Context, infos []*nix.PathInfo, archive func
 	// database: what one connection writes, another one has to read anew.
 	settled := make(chan error, 1)
 	settled <- nil
+	spares, err := s.spareLocks()
+	if err != nil {
+		return err
+	}
+	defer spares.close()
 	for begin := 0; begin < len(infos); {
 		end, size := begin, int64(0)
 		for end < len(infos) && end-begin < batchObjects && size < batchBytes {
@@ -64,7 +70,7 @@ func (s *Store) AddMany(ctx context.Context, infos []*nix.PathInfo, archive func
 		if err := <-settled; err != nil {
 			return errors.Join(err, discardAll(arrivals))
 		}
-		go func() { settled <- s.settleAll(ctx, arrivals) }()
+		go func() { settled <- s.settleAll(ctx, arrivals, spares) }()
 		if failure != nil {
 			return errors.Join(failure, <-settled)
 		}
@@ -93,46 +99,16 @@ func discardAll(arrivals []arrival) error {
 // receiveMany receives objects that are not valid. It gives those that are what they
 // should be; after an error, those that came before it.
 func (s *Store) receiveMany(ctx context.Context, infos []*nix.PathInfo, valid map[nix.StorePath]bool, archive func(ctx context.Context, i int, w io.Writer) error) ([]arrival, error) {
-	arrivals := make([]arrival, 0, len(infos))
-	// Small archives are unpacked while the next one is read.
-	unpacking := make(chan func(), 1)
-	var unpacked sync.WaitGroup
-	unpacked.Go(func() {
-		for f := range unpacking {
-			f()
-		}
-	})
-	var failure error
-	for i, info := range infos {
-		if valid[info.Path] {
-			continue
-		}
-		arrivals = append(arrivals, arrival{info: info})
-		a := &arrivals[len(arrivals)-1] // stays: there is room for all
-		write := func(w io.Writer) error { return archive(ctx, i, w) }
-		if info.NARSize > 0 && info.NARSize <= smallArchive {
-			block := takeBlock()
-			held := &heldArchive{text: *block, most: int(info.NARSize)}
-			if failure = write(held); failure != nil {
-				giveBlock(block)
-				arrivals = arrivals[:len(arrivals)-1]
-				break
+	r := &receiver{store: s, infos: infos, valid: valid, archive: archive, arrivals: make([]arrival, 0, len(infos))}
+	var workers sync.WaitGroup
+	for range min(unpackers, runtime.GOMAXPROCS(0)) {
+		workers.Go(func() {
+			for r.receive(ctx) {
 			}
-			unpacking <- func() {
-				a.tree, a.err = s.receiveHeld(ctx, held.text, info)
-				giveBlock(block)
-			}
-			continue
-		}
-		if a.tree, a.err = s.produce(ctx, write); a.err == nil {
-			a.err = a.tree.check(info)
-		}
-		if a.err != nil {
-			break
-		}
+		})
 	}
-	close(unpacking)
-	unpacked.Wait()
+	workers.Wait()
+	arrivals, failure := r.arrivals, r.failure
 	complete := 0
 	for ; complete < len(arrivals); complete++ {
 		if a := &arrivals[complete]; a.err != nil {
@@ -146,10 +122,82 @@ func (s *Store) receiveMany(ctx context.Context, infos []*nix.PathInfo, valid ma
 	return arrivals[:complete], errors.Join(failure, discardAll(arrivals[complete:]))
 }
 
+// unpackers is how many small archives are unpacked at once. More do not help: they make
+// files on one file system.
+const unpackers = 4
+
+// A receiver is what the goroutines share that receive the objects of a batch. One of them
+// reads an archive at a time, in the order of the objects, while others unpack those that
+// they have read: to hand archives from one to the other would take longer.
+type receiver struct {
+	store   *Store
+	infos   []*nix.PathInfo
+	valid   map[nix.StorePath]bool
+	archive func(ctx context.Context, i int, w io.Writer) error
+
+	mu       sync.Mutex
+	next     int
+	arrivals []arrival // has room for all: what was taken from it stays where it is
+	failure  error     // of reading what is in memory
+	failed   bool
+}
+
+// receive receives the next object, and tells whether there may be more.
+func (r *receiver) receive(ctx context.Context) bool {
+	a, held, more := r.read(ctx)
+	if held == nil {
+		return more
+	}
+	a.tree, a.err = r.store.receiveHeld(ctx, held.text, a.info)
+	giveBlock(held.block)
+	if a.err != nil {
+		r.mu.Lock()
+		r.failed = true
+		r.mu.Unlock()
+		return false
+	}
+	return true
+}
+
+// read reads the next archive: a small one into memory, of what is to be unpacked without
+// others waiting for it. One that is not small is received at once.
+func (r *receiver) read(ctx context.Context) (a *arrival, held *heldArchive, more bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.next < len(r.infos) && r.valid[r.infos[r.next].Path] {
+		r.next++
+	}
+	if r.failed || r.next == len(r.infos) {
+		return nil, nil, false
+	}
+	i, info := r.next, r.infos[r.next]
+	r.next++
+	write := func(w io.Writer) error { return r.archive(ctx, i, w) }
+	if info.NARSize <= 0 || info.NARSize > smallArchive {
+		tree, err := r.store.produce(ctx, write)
+		if err == nil {
+			err = tree.check(info)
+		}
+		r.arrivals = append(r.arrivals, arrival{info, tree, err})
+		r.failed = err != nil
+		return nil, nil, err == nil
+	}
+	block := takeBlock()
+	held = &heldArchive{block: block, text: *block, most: int(info.NARSize)}
+	if r.failure = write(held); r.failure != nil {
+		giveBlock(block)
+		r.failed = true
+		return nil, nil, false
+	}
+	r.arrivals = append(r.arrivals, arrival{info: info})
+	return &r.arrivals[len(r.arrivals)-1], held, true
+}
+
 // A heldArchive is an archive in memory. It takes no more than it was told of.
 type heldArchive struct {
-	text []byte
-	most int
+	block *[]byte
+	text  []byte // in block
+	most  int
 }
 
 func (h *heldArchive) Write(p []byte) (int, error) {
@@ -210,9 +258,9 @@ func (s *Store) validSet(ctx context.Context, paths []nix.StorePath) (map[nix.St
 
 // settleAll is settle for many objects, each of which comes after those that it refers
 // to.
-func (s *Store) settleAll(ctx context.Context, arrivals []arrival) error {
+func (s *Store) settleAll(ctx context.Context, arrivals []arrival, spares *spareLocks) error {
 	for len(arrivals) > 0 {
-		locks, n, err := s.lockFree(ctx, arrivals)
+		locks, n, err := s.lockFree(ctx, arrivals, spares)
 		if err == nil {
 			err = s.settleLocked(ctx, arrivals[:n])
 			locks.Release()
@@ -227,7 +275,7 @@ func (s *Store) settleAll(ctx context.Context, arrivals []arrival) error {
 
 // lockFree locks the first object, for which it waits, and as many of those behind it as
 // nobody has locked: who holds locks and waits for another one may wait for himself.
-func (s *Store) lockFree(ctx context.Context, arrivals []arrival) (*PathLocks, int, error) {
+func (s *Store) lockFree(ctx context.Context, arrivals []arrival, spares *spareLocks) (*PathLocks, int, error) {
 	held, err := s.LockPaths(ctx, []nix.StorePath{arrivals[0].info.Path}, nil)
 	if err != nil {
 		return nil, 0, err
@@ -240,7 +288,7 @@ func (s *Store) lockFree(ctx context.Context, arrivals []arrival) (*PathLocks, i
 	if err = s.journal.note(transientLock, names[1:]...); err == nil {
 		for ; n < len(names); n++ {
 			var l *pathLock
-			if l, err = s.tryLock(names[n]); err != nil || l == nil {
+			if l, err = s.tryLock(names[n], spares); err != nil || l == nil {
 				break
 			}
 			held.locks = append(held.locks, l)
@@ -279,7 +327,7 @@ func (s *Store) settleLocked(ctx context.Context, arrivals []arrival) (err error
 		if valid[a.info.Path] {
 			// Somebody else was faster.
 			err = a.tree.discard()
-		} else if err = s.placeIn(ctx, a.tree.dir, a.tree.name, into, a.info.Path); err == nil {
+		} else if err = s.placeReceived(ctx, a.tree, into, a.info.Path); err == nil {
 			a.tree.room.leave()
 			object := Registration{Info: *a.info}
 			object.Info.NARSize = a.tree.narSize

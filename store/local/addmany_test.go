@@ -3,6 +3,8 @@ package local
 import (
 	"context"
 	"io"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -92,4 +94,62 @@ func TestAddManyPlainFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	storetest.Check(t, s, storetest.Object{Info: *info, NAR: archive})
+}
+
+// TestSpareLocks has somebody open the lock file of an object while it is held: he is told that
+// it is over, and the file is not used for another object.
+func TestSpareLocks(t *testing.T) {
+	s := open(t, options(t, tempDir(t)))
+	spares, err := s.spareLocks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spares.close()
+	paths := make([]string, 3)
+	for i := range paths {
+		paths[i] = s.RealPath(storetest.Text(t, s.Dir(), "x", strings.Repeat("x", i)).Info.Path) + lockSuffix
+	}
+	lock := func(name string) *pathLock {
+		t.Helper()
+		if err := s.journal.note(transientLock, name); err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.tryLock(name, spares)
+		if err != nil || l == nil {
+			t.Fatalf("lock '%s': %v, %v", name, l, err)
+		}
+		if got, err := isLinked(l.file); err != nil || !got || !exists(name) {
+			t.Fatalf("the lock of '%s' is not there, %v", name, err)
+		}
+		return l
+	}
+	lock(paths[0]).release()
+	if n := len(spares.files); n != 1 && runtime.GOOS == "linux" {
+		t.Fatalf("%d files to spare, want 1", n)
+	}
+	l := lock(paths[1])
+	other, err := openLock(paths[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if got, err := tryFlock(other, lockExclusive); err != nil || got {
+		t.Errorf("what is locked was locked again, %v", err)
+	}
+	l.release()
+	if got, err := tryFlock(other, lockExclusive); err != nil || !got {
+		t.Errorf("nobody holds the lock, and it cannot be had, %v", err)
+	}
+	if linked, err := isLinked(other); err != nil || linked {
+		t.Errorf("a lock that was given back counts, %v", err)
+	}
+	if len(spares.files) != 0 {
+		t.Error("a file that somebody has opened is to spare")
+	}
+	lock(paths[2]).release()
+	for _, name := range paths {
+		if exists(name) {
+			t.Errorf("'%s' is left", name)
+		}
+	}
 }

@@ -48,6 +48,7 @@ type pathLock struct {
 	file   *os.File
 	unlock func() // within the process
 	noted  bool
+	spares *spareLocks // get the file when it is released; nil for nobody
 }
 
 // LockPaths locks objects, which need not exist, and waits for others who have
@@ -82,11 +83,14 @@ func (s *Store) LockPaths(ctx context.Context, paths []nix.StorePath, onWait fun
 }
 
 // tryLock takes one lock, which is noted in the session, if nobody has it, and gives nil
-// otherwise. What is noted stays so.
-func (s *Store) tryLock(name string) (*pathLock, error) {
+// otherwise. What is noted stays so. spares, which may be nil, have files for it.
+func (s *Store) tryLock(name string, spares *spareLocks) (*pathLock, error) {
 	unlock, ok := s.locks.TryLock(name)
 	if !ok {
 		return nil, nil
+	}
+	if f := spares.take(name); f != nil {
+		return &pathLock{store: s, name: name, file: f, unlock: unlock, noted: true, spares: spares}, nil
 	}
 	f, err := openLock(name)
 	if err != nil {
@@ -103,7 +107,7 @@ func (s *Store) tryLock(name string) (*pathLock, error) {
 		unlock()
 		return nil, err
 	}
-	return &pathLock{store: s, name: name, file: f, unlock: unlock, noted: true}, nil
+	return &pathLock{store: s, name: name, file: f, unlock: unlock, noted: true, spares: spares}, nil
 }
 
 // lock takes one lock.
@@ -166,9 +170,17 @@ func (l *pathLock) release() {
 
 // remove is release up to where the process forgets the lock.
 func (l *pathLock) remove() {
+	if l.spares.keep(l) {
+		return
+	}
 	if err := os.Remove(l.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		l.store.opts.Warn(fmt.Errorf("release lock: %w", err))
 	}
+	l.end()
+}
+
+// end tells those who have opened the file that it is not the lock any more.
+func (l *pathLock) end() {
 	if _, err := l.file.WriteString("d"); err != nil && !isFull(err) {
 		l.store.opts.Warn(fmt.Errorf("release lock: %w", err))
 	}

@@ -69,6 +69,15 @@ func (s *Store) placeIn(ctx context.Context, dir int, name string, into int, p n
 	return nil
 }
 
+// placeReceived is placeIn for a tree that was made here, where nobody else could look:
+// nothing about it has to be looked at again.
+func (s *Store) placeReceived(ctx context.Context, t *received, into int, p nix.StorePath) error {
+	if dirfd.RenameNew(t.dir, t.name, into, string(p)) == nil {
+		return nil
+	}
+	return s.placeIn(ctx, t.dir, t.name, into, p)
+}
+
 func (s *Store) move(ctx context.Context, dir int, name string, into int, final string) error {
 	var before, after dirfd.Stat
 	if err := dirfd.StatAt(dir, name, &before); err != nil {

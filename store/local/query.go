@@ -2,14 +2,18 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/kilnbuild/kiln/internal/dirfd"
 	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/nar"
@@ -249,8 +253,47 @@ func (s *Store) NAR(ctx context.Context, p nix.StorePath, w io.Writer) error {
 
 // KnownNAR implements store.KnownSource.
 func (s *Store) KnownNAR(ctx context.Context, info *nix.PathInfo, w io.Writer) error {
-	_, err := nar.Dump(until.Writer(ctx, w), s.RealPath(info.Path), nar.DumpOptions{Name: s.opts.StoreDir.Join(info.Path)})
+	w = until.Writer(ctx, w)
+	opts := nar.DumpOptions{Name: s.opts.StoreDir.Join(info.Path)}
+	if dir, ok := s.objects.open(s.layout.store); ok {
+		// Somebody may have put another directory in its place.
+		if n, err := nar.DumpAt(w, dir, string(info.Path), opts); n > 0 || !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	_, err := nar.Dump(w, s.RealPath(info.Path), opts)
 	return err
+}
+
+// An openDirectory is the store directory, open for naming its entries from when it is first
+// needed. To open it for each of many small objects takes as long as to read a file.
+type openDirectory struct {
+	mu sync.Mutex
+	is bool
+	fd int
+}
+
+// open gives a descriptor that is good until close is called.
+func (d *openDirectory) open(path string) (fd int, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.is {
+		fd, _, err := dirfd.OpenParent(path + "/x")
+		if err != nil {
+			return -1, false
+		}
+		d.fd, d.is = fd, true
+	}
+	return d.fd, true
+}
+
+func (d *openDirectory) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.is {
+		dirfd.Close(d.fd)
+		d.is = false
+	}
 }
 
 func (s *Store) mustBeValid(ctx context.Context, p nix.StorePath) error {

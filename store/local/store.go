@@ -40,6 +40,7 @@ type shared struct {
 	journal journal
 	locks   keylock.Set[string] // by the name of the lock file
 	room    tempRoom
+	objects openDirectory
 	logs    compressor
 	onAdd   atomic.Pointer[func()]
 }
@@ -222,6 +223,7 @@ func (s *Store) release() (err error) {
 	if s.bigLock != nil {
 		err = errors.Join(err, s.bigLock.Close())
 	}
+	s.objects.close()
 	return err
 }
 
