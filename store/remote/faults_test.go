@@ -184,7 +184,8 @@ func TestFaultyLine(t *testing.T) {
 					t.Fatalf("with seed %d: %v", seed, err)
 				}
 			}
-			if good[0] == 0 || good[1] == 0 {
+			// Of few runs none may go well on a busy machine, where programs take long to start.
+			if kind.few >= 8 && (good[0] == 0 || good[1] == 0) {
 				t.Errorf("everything was read %d times and written %d times", good[0], good[1])
 			}
 		})

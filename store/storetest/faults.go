@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -130,9 +131,9 @@ func (f *Faults) both() (in, out *fault) {
 
 // Lines gives what connects as dial does, over lines with a fault in one direction. Who
 // waits for what was lost on the way would wait for ever, so a line on which nothing is
-// said for a while is cut.
+// said for a while is cut, though later if the other side has yet to begin.
 func (f *Faults) Lines(dial func(context.Context) (io.ReadWriteCloser, error)) func(context.Context) (io.ReadWriteCloser, error) {
-	const silence = 400 * time.Millisecond
+	const silence, start = 600 * time.Millisecond, 8 * time.Second
 	return func(ctx context.Context) (io.ReadWriteCloser, error) {
 		raw, err := dial(ctx)
 		if err != nil {
@@ -140,7 +141,7 @@ func (f *Faults) Lines(dial func(context.Context) (io.ReadWriteCloser, error)) f
 		}
 		in, out := f.both()
 		l := &line{raw: raw, in: in, out: spoiler{raw, out}}
-		l.clock = time.AfterFunc(silence, func() { raw.Close() })
+		l.clock = time.AfterFunc(start, func() { raw.Close() })
 		l.tick = func() { l.clock.Reset(silence) }
 		return l, nil
 	}
@@ -151,8 +152,9 @@ type line struct {
 	raw   io.ReadWriteCloser
 	in    *fault
 	out   spoiler
-	have  []byte // was read
-	cut   error  // comes after that
+	have  []byte      // was read
+	cut   error       // comes after that
+	begun atomic.Bool // the other side has said something
 	clock *time.Timer
 	tick  func()
 }
@@ -160,6 +162,7 @@ type line struct {
 func (l *line) Read(p []byte) (int, error) {
 	for len(l.have) == 0 && l.cut == nil {
 		n, err := l.raw.Read(p)
+		l.begun.Store(true)
 		l.tick()
 		passed, cut := l.in.pass(p[:n])
 		l.have = bytes.Clone(passed)
@@ -178,7 +181,9 @@ func (l *line) Read(p []byte) (int, error) {
 
 func (l *line) Write(p []byte) (int, error) {
 	n, err := l.out.Write(p)
-	l.tick()
+	if l.begun.Load() {
+		l.tick()
+	}
 	if errors.Is(err, errCut) {
 		l.raw.Close()
 	}
