@@ -229,6 +229,28 @@ func testEnter(t *testing.T) {
 		leaving.Wait()
 	})
 
+	// Whoever does not listen to what a guest says keeps nobody from building.
+	t.Run("deaf", func(t *testing.T) {
+		watching, err := c.Executor.Build(t.Context(), begin("deaf", "until [ -e go ]; do sleep 0.05; done; echo > $out", false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs("deaf")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		stream, err := c.Executor.Enter(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := &kilnv1.EnterStart{Id: "deaf", Command: []string{"sh", "-c", "touch go; yes"}}
+		if err := stream.Send(&kilnv1.EnterRequest{What: &kilnv1.EnterRequest_Start{Start: start}}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := collect(watching); err != nil || got.result.State != kilnv1.BuildState_BUILD_STATE_SUCCEEDED {
+			t.Errorf("the build ended with %v, %v", got.result, err)
+		}
+	})
+
 	t.Run("failed", func(t *testing.T) {
 		got := m.build(t, c, begin("failed", "echo old > left; mkdir $out; echo half > $out/part; exit 3", true))
 		kept := got.result.GetKeptSandboxes()

@@ -112,6 +112,10 @@ func (c *compiler) join() {
 		flags, names = flags|unix.CLONE_NEWUSER, names+"|CLONE_NEWUSER"
 	}
 	const what = "enter the namespaces"
+	// From here to its exec the host's program can name it, perhaps as the same user or as
+	// root of the namespace, and it has open what the launcher has: nobody inside may get
+	// at it, which needs a privilege over the memory of what is not dumpable. It ends with exec.
+	c.p.Add(what, call("prctl", unix.SYS_PRCTL), program.Named(uint(unix.PR_SET_DUMPABLE), "PR_SET_DUMPABLE"), program.Number(0), program.Number(0), program.Number(0), program.Number(0))
 	c.p.Add(what, call("setns", unix.SYS_SETNS), program.Descriptor(fdHost), program.Named(flags, names))
 	pid := program.Bytes(make([]byte, 8), "pid")
 	_, clone := c.p.Add(what, call("clone", unix.SYS_CLONE), program.Named(uint(unix.CLONE_PARENT|unix.CLONE_PARENT_SETTID), "CLONE_PARENT|CLONE_PARENT_SETTID"),

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/kilnbuild/kiln/internal/testenv"
+	"github.com/kilnbuild/kiln/sandbox/launcher"
+	"github.com/kilnbuild/kiln/sandbox/program"
 	"golang.org/x/sys/unix"
 )
 
@@ -175,6 +178,51 @@ func TestEnterUnisolated(t *testing.T) {
 		out, exit := visit(t, l, host, b.Path, "pwd; id -u; echo $BOX; exit 3")
 		if want := fmt.Sprintf("%s\n%d\n%s\n", b.build, b.Users.OutsideUID, b.dir); out != want || exit.Code != 3 {
 			t.Errorf("it printed %q and ended with %v, want %q", out, exit, want)
+		}
+	})
+}
+
+// TestT29GuestBeforeExec stops a guest just before its exec, where it is in its host's
+// pid namespace and has no privileges, but has the launcher's memory and descriptors. What
+// is in the sandbox must not get at these.
+func TestT29GuestBeforeExec(t *testing.T) {
+	everyone(t, func(t *testing.T) {
+		l := newLauncher(t)
+		b := newBox(t, "")
+		host := hosted(t, l, b)
+		p := compileGuest(host.spec, hostFacts())
+		last := len(p.Instructions) - 1
+		exec := p.Instructions[last]
+		p.Instructions = p.Instructions[:last]
+		p.Add("", call("nanosleep", unix.SYS_NANOSLEEP), program.Bytes(append(binary.NativeEndian.AppendUint64(nil, 600), make([]byte, 8)...), "{600, 0}"), program.Null)
+		p.Instructions = append(p.Instructions, exec)
+		pidfd, err := host.dupPIDFD()
+		must(t, err)
+		defer pidfd.Close()
+		stdio, done, err := Stdio{}.descriptors()
+		must(t, err)
+		defer done()
+		launched := make(chan error, 1)
+		go func() {
+			p, err := l.launch(context.Background(), "guest", p, launcher.Request{Successor: 1}, append(stdio, pidfd))
+			if err == nil {
+				_, err = p.Wait(context.Background())
+			}
+			launched <- err
+		}()
+		const look = `for p in /proc/[0-9]*; do
+			case $(cat $p/status 2>/dev/null) in *"Name:	exe"*) echo there; for f in environ maps io; do cat $p/$f >/dev/null 2>&1 && echo $f; done; ls $p/fd >/dev/null 2>&1 && echo fd;; esac
+		done; true`
+		out := ""
+		for end := time.Now().Add(10 * time.Second); out == "" && time.Now().Before(end); {
+			out, _ = visit(t, l, host, "/bin/sh", look)
+		}
+		if out != "there\n" {
+			t.Errorf("of a guest that is not yet what it will be, others of the sandbox can see %q", out)
+		}
+		must(t, host.Kill())
+		if err := <-launched; err != nil {
+			t.Error(err)
 		}
 	})
 }

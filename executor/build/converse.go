@@ -16,8 +16,9 @@ import (
 
 // converse has somebody talk with a program: it opens a terminal or pipes for it, has it
 // started, and passes on what both say until the program ends. When ctx ends, or nobody
-// takes what it says, it is killed.
-func converse(ctx context.Context, v *nix.Visit, command []string, uid int, start func(sandbox.Stdio) (*sandbox.Process, error)) (end nix.VisitEnd, err error) {
+// takes what it says, it is killed. gone is called when the program has ended, which may
+// be long before somebody has heard its last words: whoever takes them may be slow.
+func converse(ctx context.Context, v *nix.Visit, command []string, uid int, start func(sandbox.Stdio) (*sandbox.Process, error), gone func()) (end nix.VisitEnd, err error) {
 	l, err := openLine(v, uid)
 	if err != nil {
 		return end, err
@@ -50,6 +51,7 @@ func converse(ctx context.Context, v *nix.Visit, command []string, uid int, star
 		p.Wait(context.WithoutCancel(ctx))
 		err = context.Cause(ctx)
 	}
+	gone()
 	close(ended)
 	l.programEnded()
 	talking.Wait()

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -258,17 +259,21 @@ func (m *Machine) visitKept(ctx context.Context, v *nix.Visit) (end nix.VisitEnd
 		if err := m.Store.Note(local.TransientTree, spec.Root); err != nil {
 			return end, err
 		}
-		defer func() {
-			err = errors.Join(err, rmtree.RemoveTree(spec.Root), m.Store.Done(local.TransientTree, spec.Root))
-		}()
 	}
+	cleanUp := sync.OnceValue(func() (err error) {
+		defer user.Release()
+		if spec.Isolation == sandbox.Full {
+			return errors.Join(rmtree.RemoveTree(spec.Root), m.Store.Done(local.TransientTree, spec.Root))
+		}
+		if !user.Own {
+			err = m.Launcher.KillUser(context.WithoutCancel(ctx), user.UID)
+		}
+		return err
+	})
 	end, err = converse(ctx, v, command, user.UID, func(stdio sandbox.Stdio) (*sandbox.Process, error) {
 		return m.Launcher.Start(ctx, &spec, stdio)
-	})
-	if spec.Isolation == sandbox.None && !user.Own {
-		err = errors.Join(err, m.Launcher.KillUser(context.WithoutCancel(ctx), user.UID))
-	}
-	return end, err
+	}, func() { cleanUp() })
+	return end, errors.Join(err, cleanUp())
 }
 
 // inputsThere keeps store objects from being collected, and checks that none was.

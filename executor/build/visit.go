@@ -56,7 +56,7 @@ func (hs *hosts) open(drv nix.StorePath, p *sandbox.Process, s *sandbox.Spec) (c
 }
 
 // enter gives the builder of a derivation, which is nobody's guest any more when leave
-// was called; nil if none runs.
+// was called, as often as you like; nil if none runs.
 func (hs *hosts) enter(drv nix.StorePath) (h *host, leave func()) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
@@ -66,7 +66,7 @@ func (hs *hosts) enter(drv nix.StorePath) (h *host, leave func()) {
 	}
 	h = list[len(list)-1]
 	h.guests.Add(1)
-	return h, h.guests.Done
+	return h, sync.OnceFunc(h.guests.Done)
 }
 
 var _ nix.Sandboxes = (*Machine)(nil)
@@ -87,7 +87,7 @@ func (m *Machine) Visit(ctx context.Context, v *nix.Visit) (nix.VisitEnd, error)
 	command := commandIn(h.spec, v.Command)
 	end, err := converse(ctx, v, command, h.spec.Users.OutsideUID, func(stdio sandbox.Stdio) (*sandbox.Process, error) {
 		return m.Launcher.Enter(ctx, h.process, sandbox.Guest{Path: command[0], Args: words(command), Terminal: v.Terminal != nil}, stdio)
-	})
+	}, leave)
 	if err == nil && end.Signal == int(syscall.SIGKILL) {
 		// Guests are killed before it is known that the builder has ended.
 		select {

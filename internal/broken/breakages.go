@@ -228,6 +228,12 @@ var breakages = []breakage{
 		old:  `mount(p, "mount "+m.Target, "proc", target, "proc", hardened, hardenedNames, "")`, new: `Mount{Source: "/proc", Target: "/proc", Writable: true}.bind(p, target)`,
 	},
 	{
+		test: "T29 the sandbox sees the launcher in a guest that enters",
+		pkg:  "sandbox", run: "TestT29GuestBeforeExec",
+		file: "sandbox/enter_linux.go",
+		old:  `"PR_SET_DUMPABLE"), program.Number(0)`, new: `"PR_SET_DUMPABLE"), program.Number(1)`,
+	},
+	{
 		test: "T30 the umask is the caller's",
 		pkg:  "sandbox", run: "TestT30FixedSurroundings",
 		file: "sandbox/compile_linux.go",
