@@ -256,10 +256,12 @@ func chooseKept(dir nix.StoreDir, info *kilnv1.BuildInfo, wanted nix.StorePath) 
 	case i >= 0:
 		drv, err = dir.Parse(kept[i])
 		return info.KeptSandboxes[i].Id, drv, err
+	case wanted != "" && len(kept) > 0:
+		return "", "", status.Errorf(codes.FailedPrecondition, "the sandbox of '%s' was not kept; those that were are of %s", dir.Join(wanted), strings.Join(kept, ", "))
 	case len(kept) > 0:
 		return "", "", status.Errorf(codes.FailedPrecondition, "the sandboxes of several builders of the build '%s' were kept: say which, as store_path: %s", info.Id, strings.Join(kept, ", "))
 	}
-	return "", "", status.Errorf(codes.FailedPrecondition, "the build '%s' has ended, and no sandbox of it was kept: ask for keep_sandbox", info.Id)
+	return "", "", status.Errorf(codes.FailedPrecondition, "the build '%s' has ended, and no sandbox of it was kept, which keep_sandbox (--keep-sandbox) asks for", info.Id)
 }
 
 // notEntered is the status of a visit that came to nothing.

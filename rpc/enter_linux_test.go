@@ -285,6 +285,16 @@ func testEnter(t *testing.T) {
 		}
 	})
 	testRefusals(t, m)
+
+	// What is kept is forgotten with its build.
+	c = m.dial()
+	if got := m.build(t, c, begin("kept", "exit 3", true)); len(got.result.GetKeptSandboxes()) != 1 {
+		t.Errorf("what was kept: %v", got.result)
+	}
+	m.server.discard(m.server.builds.sweep(time.Now().Add(2 * DefaultRetention)))
+	if left, _ := filepath.Glob(m.scene.Path("builds", "*")); len(left) > 0 {
+		t.Errorf("of a build that is forgotten there is left: %s", left)
+	}
 }
 
 // testRefusals tries what cannot be entered. The machine had a build "failed" whose sandbox

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -129,7 +130,8 @@ func keptArg(st *local.Store, arg string) (string, error) {
 		return "", err
 	}
 	for _, k := range list {
-		if dir == k.BuildDir || dir == filepath.Dir(k.BuildDir) {
+		// Where builders may not reach it, it is in a directory of its own.
+		if dir == k.BuildDir || path.Base(k.BuildDir) == "build" && dir == filepath.Dir(k.BuildDir) {
 			return k.ID, nil
 		}
 	}
