@@ -142,3 +142,35 @@ func TestUsersOfBuildersThatWait(t *testing.T) {
 		t.Errorf("after a release comes %d", user.UID)
 	}
 }
+
+// TestAcquireAgain has what a user has left gone on with by the same user.
+func TestAcquireAgain(t *testing.T) {
+	dir := t.TempDir()
+	u := &Users{
+		pool:    &groupMembers{dir: dir, ids: []int{11, 12}, gid: 1},
+		reserve: &allocatedIDs{dir: dir, first: autoFirstID, slots: 2, per: 1, gid: 1},
+	}
+	for _, uid := range []int{12, autoFirstID + autoIDsPer} {
+		first, err := u.AcquireAgain(t.Context(), uid, nil)
+		if err != nil || first.UID != uid || first.GID != 1 {
+			t.Fatalf("user %d: %v, %v", uid, first, err)
+		}
+		again, err := u.AcquireAgain(t.Context(), uid, first.Release)
+		if err != nil || again.UID != uid {
+			t.Errorf("user %d, after who had it: %v, %v", uid, again, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if user, err := u.AcquireAgain(ctx, uid, cancel); !errors.Is(err, context.Canceled) {
+			t.Errorf("user %d, whom somebody has: %v, %v", uid, user, err)
+		}
+		again.Release()
+	}
+	for _, uid := range []int{0, 13, autoFirstID + 1, autoFirstID + 2*autoIDsPer, autoFirstID - autoIDsPer} {
+		if user, err := u.AcquireAgain(t.Context(), uid, nil); err == nil {
+			t.Errorf("user %d, who is no build user, was given out: %v", uid, user)
+		}
+	}
+	if _, err := (&Users{own: true}).AcquireAgain(t.Context(), os.Geteuid()+1, nil); err == nil {
+		t.Error("somebody without build users became another one")
+	}
+}
