@@ -117,7 +117,7 @@ func (c *compiler) join() {
 	// at it, which needs a privilege over the memory of what is not dumpable. It ends with exec.
 	c.p.Add(what, call("prctl", unix.SYS_PRCTL), program.Named(uint(unix.PR_SET_DUMPABLE), "PR_SET_DUMPABLE"), program.Number(0), program.Number(0), program.Number(0), program.Number(0))
 	c.p.Add(what, call("setns", unix.SYS_SETNS), program.Descriptor(fdHost), program.Named(flags, names))
-	pid := program.Bytes(make([]byte, 8), "pid")
+	pid := program.Shared(make([]byte, 8), "pid")
 	_, clone := c.p.Add(what, call("clone", unix.SYS_CLONE), program.Named(uint(unix.CLONE_PARENT|unix.CLONE_PARENT_SETTID), "CLONE_PARENT|CLONE_PARENT_SETTID"),
 		program.Null, pid, program.Null, program.Null)
 	clone.Skip = 2

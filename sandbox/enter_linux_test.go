@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -213,10 +214,13 @@ func TestT29GuestBeforeExec(t *testing.T) {
 		const look = `for p in /proc/[0-9]*; do
 			case $(cat $p/status 2>/dev/null) in *"Name:	exe"*) echo there; for f in environ maps io; do cat $p/$f >/dev/null 2>&1 && echo $f; done; ls $p/fd >/dev/null 2>&1 && echo fd;; esac
 		done; true`
-		out := ""
-		for end := time.Now().Add(10 * time.Second); out == "" && time.Now().Before(end); {
-			out, _ = visit(t, l, host, "/bin/sh", look)
+		// It never executes anything, so what the launcher has open when it is made stays open.
+		for end := time.Now().Add(10 * time.Second); !guestWaits(t, l); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the guest did not come")
+			}
 		}
+		out, _ := visit(t, l, host, "/bin/sh", look)
 		if out != "there\n" {
 			t.Errorf("of a guest that is not yet what it will be, others of the sandbox can see %q", out)
 		}
@@ -225,6 +229,22 @@ func TestT29GuestBeforeExec(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// guestWaits tells whether a child of the launcher is in another pid namespace and still a
+// copy of the launcher.
+func guestWaits(t *testing.T, l *Launcher) bool {
+	t.Helper()
+	names, err := filepath.Glob("/proc/[0-9]*/status")
+	must(t, err)
+	for _, name := range names {
+		text, _ := os.ReadFile(name) // it may be gone
+		status := fields(string(text))
+		if status["PPid"] == strconv.Itoa(l.launcherPID()) && status["Name"] == "exe" && strings.Contains(status["NSpid"], " ") {
+			return true
+		}
+	}
+	return false
 }
 
 // TestT27LauncherKilledWhileEntering kills the launcher while a guest enters: neither

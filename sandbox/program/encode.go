@@ -14,7 +14,7 @@ func (p *Program) Encode() ([]byte, error) {
 	if len(p.Instructions) == 0 || len(p.Instructions) > launcher.MaxRecords {
 		return nil, fmt.Errorf("encode program: %d instructions, where 1 to %d can be", len(p.Instructions), launcher.MaxRecords)
 	}
-	e := encoder{count: len(p.Instructions), arena: make([]byte, 0, p.arenaSize()), places: make(map[*byte]uint64)}
+	e := encoder{count: len(p.Instructions), arena: make([]byte, 0, p.arenaSize())}
 	records := make([]launcher.Record, len(p.Instructions))
 	for i := range p.Instructions {
 		if err := e.record(&records[i], &p.Instructions[i], i); err != nil {
@@ -41,7 +41,7 @@ type encoder struct {
 	count       int // of the instructions
 	arena       []byte
 	relocations []uint64
-	places      map[*byte]uint64 // in the arena, of what more than one instruction may have
+	shared      map[*more]uint64 // where in the arena each argShared is; made with the first
 }
 
 func (e *encoder) record(r *launcher.Record, in *Instruction, index int) error {
@@ -77,7 +77,7 @@ func (e *encoder) arg(a Arg) (kind, value uint64) {
 		return launcher.KindArena, e.text(a.text)
 	case argBytes:
 		if a.more.inner == nil {
-			return launcher.KindArena, e.sharedBytes(a.more.data)
+			return launcher.KindArena, e.bytes(a.more.data)
 		}
 		kind, inner := e.arg(*a.more.inner)
 		at := e.bytes(a.more.data)
@@ -85,6 +85,16 @@ func (e *encoder) arg(a Arg) (kind, value uint64) {
 		binary.NativeEndian.PutUint64(e.arena[pointer:], inner)
 		if kind == launcher.KindArena {
 			e.relocations = append(e.relocations, pointer)
+		}
+		return launcher.KindArena, at
+	case argShared:
+		at, known := e.shared[a.more]
+		if !known {
+			if e.shared == nil {
+				e.shared = make(map[*more]uint64)
+			}
+			at = e.bytes(a.more.data)
+			e.shared[a.more] = at
 		}
 		return launcher.KindArena, at
 	case argStrings:
@@ -111,19 +121,6 @@ func (e *encoder) arg(a Arg) (kind, value uint64) {
 const wordSize = 8
 
 func aligned(n int) int { return (n + wordSize - 1) &^ (wordSize - 1) }
-
-// sharedBytes is bytes for data that other instructions may have as well.
-func (e *encoder) sharedBytes(data []byte) uint64 {
-	if len(data) == 0 {
-		return e.bytes(data)
-	}
-	at, known := e.places[&data[0]]
-	if !known {
-		at = e.bytes(data)
-		e.places[&data[0]] = at
-	}
-	return at
-}
 
 // bytes puts data into the arena.
 func (e *encoder) bytes(data []byte) uint64 {
@@ -161,7 +158,7 @@ func (a Arg) arenaSize() int {
 	switch a.kind {
 	case argString:
 		return aligned(len(a.text) + 1)
-	case argBytes:
+	case argBytes, argShared:
 		n := aligned(len(a.more.data))
 		if a.more.inner != nil {
 			n += a.more.inner.arenaSize()

@@ -64,7 +64,7 @@ func (a Arg) print() string {
 			quoted[i] = strconv.Quote(s)
 		}
 		return "[" + strings.Join(quoted, ", ") + "]"
-	case argBytes:
+	case argBytes, argShared:
 		return a.text
 	case argResult:
 		return "$" + strconv.FormatUint(a.number, 10)

@@ -56,7 +56,7 @@ type Arg struct {
 	kind   argKind
 	number uint64
 	text   string // a string; of others, how they are printed, "" for the digits of a number
-	more   *more  // of argStrings and argBytes
+	more   *more  // of argStrings, argBytes and argShared
 }
 
 // more is what few arguments have: a program has thousands.
@@ -74,6 +74,7 @@ const (
 	argString
 	argStrings
 	argBytes
+	argShared
 	argResult
 	argSlot
 )
@@ -94,10 +95,15 @@ func String(s string) Arg { return Arg{kind: argString, text: s} }
 // Strings is an array of strings, ended by a null pointer, as argv is.
 func Strings(list []string) Arg { return Arg{kind: argStrings, more: &more{list: list}} }
 
-// Bytes is the address of data; print is how it is shown. Instructions that have the same
-// slice share the memory: what a call has written there the next one reads.
+// Bytes is the address of data; print is how it is shown. Every use of it is another address.
 func Bytes(data []byte, print string) Arg {
 	return Arg{kind: argBytes, text: print, more: &more{data: data}}
+}
+
+// Shared is Bytes with the same address wherever it is used in a program: what one call has
+// written there the next one reads.
+func Shared(data []byte, print string) Arg {
+	return Arg{kind: argShared, text: print, more: &more{data: data}}
 }
 
 // Struct is the address of data in which the word at offset at is the address of

@@ -19,7 +19,7 @@ func sample() *Program {
 	_, in = p.Add("tell the launcher", Call{"write", 1}, ReadyFD, Number(-1))
 	in.AnyError = true
 	p.Add("become it", Call{"execve", 59}, String("/bin/x"), Strings([]string{"x", "a b"}), Strings(nil))
-	buf := Bytes(make([]byte, 8), "pid")
+	buf := Shared(make([]byte, 8), "pid")
 	_, in = p.Add("make another", Call{"clone", 56}, buf)
 	in.Skip = 1
 	p.Add("tell", Call{"write", 1}, buf)
