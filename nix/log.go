@@ -45,6 +45,9 @@ type Event struct {
 	Status  BuildStatus // EventFinished
 	Path    StorePath   // the derivation or store object, "" when it is about none
 	Message string      // may have any bytes a builder chose, but for EventFinished and EventStarted
+	// Within is the derivation whose builder has asked for the goal by recursive Nix, ""
+	// for a goal of the request itself.
+	Within StorePath
 	// Inputs are the goals that have to be finished before this one can start
 	// (EventPlanned). Those of them that no event of their own comes for are
 	// there already.

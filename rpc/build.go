@@ -14,6 +14,7 @@ import (
 
 	kilnv1 "github.com/kilnbuild/kiln/api/kiln/v1"
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/tracing"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -28,7 +29,8 @@ type build struct {
 	created time.Time
 	before  int // how many builds were not finished when it came
 	journal *journal
-	done    chan struct{} // closed when it has ended and that is on disk
+	spans   *tracing.Build // nil for none; set before it begins
+	done    chan struct{}  // closed when it has ended and that is on disk
 
 	mu       sync.Mutex
 	info     *kilnv1.BuildInfo // without results, which are on disk
@@ -122,7 +124,7 @@ func (b *build) stop(why error) {
 // run carries the build out, in its place.
 func (s *Server) run(ctx context.Context, b *build, in *stay, rec *recorder, r *nix.BuildRequest) {
 	defer b.letGo()
-	r.Log = rec
+	r.Log = b.traced(rec)
 	results, err := in.Builder().Build(ctx, r)
 	s.conclude(ctx, b, in.Store(), results, err)
 }
@@ -143,7 +145,29 @@ func (s *Server) conclude(ctx context.Context, b *build, st Store, results []nix
 		}
 		s.metrics.result(&results[i])
 	}
+	b.spans.End(stateName(info.State), whyFailed(info))
 	s.end(b, info)
+}
+
+// traced is a sink with that of the build's trace.
+func (b *build) traced(log nix.LogSink) nix.LogSink {
+	if b.spans == nil {
+		return log
+	}
+	return both{log, b.spans}
+}
+
+// whyFailed says in a few words why a build failed, and nothing of others.
+func whyFailed(info *kilnv1.BuildInfo) string {
+	if info.State == kilnv1.BuildState_BUILD_STATE_SUCCEEDED {
+		return ""
+	}
+	for _, r := range info.Results {
+		if !r.Success {
+			return r.Status
+		}
+	}
+	return info.Error
 }
 
 // unknown fills in why a build has no results.

@@ -13,11 +13,13 @@ import (
 
 	kilnv1 "github.com/kilnbuild/kiln/api/kiln/v1"
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/tracing"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -140,6 +142,20 @@ func (c *Client) Build(ctx context.Context, req *nix.BuildRequest) ([]nix.BuildR
 	m := c.Message(req)
 	m.Id = strings.ToLower(rand.Text())
 	return c.BuildMessage(ctx, m, req)
+}
+
+// WithTrace has what is asked for with ctx be a part of a trace: the values of the headers
+// traceparent and tracestate. If they are none, ctx stays as it is.
+func WithTrace(ctx context.Context, parent, state string) context.Context {
+	c := tracing.Parse(parent, state)
+	if !c.Valid() {
+		return ctx
+	}
+	ctx = metadata.AppendToOutgoingContext(ctx, "traceparent", parent)
+	if c.State() == "" {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, "tracestate", c.State())
 }
 
 // attempts is how often a server that does not answer is tried, with a pause between.

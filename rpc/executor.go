@@ -11,7 +11,9 @@ import (
 
 	kilnv1 "github.com/kilnbuild/kiln/api/kiln/v1"
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/tracing"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -71,6 +73,7 @@ func (s *Server) begin(ctx context.Context, m *kilnv1.BuildRequest) (*build, err
 	if err == nil {
 		var r *nix.BuildRequest
 		if r, err = s.request(ctx, in.Store(), m); err == nil {
+			b.spans = s.cfg.Traces.Start(traceOf(ctx), b.id, b.owner, targets(s.cfg.StoreDir, r))
 			err = s.start(b, in, r)
 		}
 		if err != nil {
@@ -110,6 +113,12 @@ func (s *Server) start(b *build, in *stay, r *nix.BuildRequest) error {
 		s.run(ctx, b, in, rec, r)
 	})
 	return nil
+}
+
+// traceOf is the trace that a request is a part of, if its caller says so.
+func traceOf(ctx context.Context) tracing.Context {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return tracing.Parse(strings.Join(md.Get("traceparent"), ","), strings.Join(md.Get("tracestate"), ","))
 }
 
 // targets are the paths of a request as people write them.

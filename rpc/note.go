@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/kilnbuild/kiln/nix"
+	"github.com/kilnbuild/kiln/tracing"
 )
 
 // ErrDraining says that no builds are taken at the moment.
@@ -36,11 +37,12 @@ func (s *Server) Note(ctx context.Context, owner string, b nix.Builder, req *nix
 	noted.cancel, noted.info.Targets = cancel, targets(s.cfg.StoreDir, req)
 	noted.mu.Unlock()
 
+	noted.spans = s.cfg.Traces.Start(tracing.Context{}, noted.id, owner, noted.info.Targets)
 	rec := s.recorder(noted)
 	observed := *req
-	observed.Log = both{req.Log, rec}
-	if req.Log == nil {
-		observed.Log = rec
+	observed.Log = noted.traced(rec)
+	if req.Log != nil {
+		observed.Log = both{req.Log, observed.Log}
 	}
 	results, err := b.Build(inner, &observed)
 	if err == nil && !rec.kept.Load() && !slices.ContainsFunc(results, worthRecord) {

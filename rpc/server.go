@@ -13,6 +13,7 @@ import (
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/aterm"
 	"github.com/kilnbuild/kiln/store"
+	"github.com/kilnbuild/kiln/tracing"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -52,6 +53,9 @@ type Config struct {
 	MaxBuilds, MaxKept int
 	// Capabilities tells what the executor is. What the Server knows itself is filled in.
 	Capabilities func() *kilnv1.Capabilities
+	// Traces is told of builds, as parts of the traces of who asks for them; nil for
+	// nobody. It stays the caller's.
+	Traces *tracing.Exporter
 	// Warn is told of what goes wrong and concerns no caller; nil for nobody.
 	Warn func(error)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/kilnbuild/kiln/nix/conf"
 	"github.com/kilnbuild/kiln/rpc"
 	"github.com/kilnbuild/kiln/service"
+	"github.com/kilnbuild/kiln/tracing"
 )
 
 // A house is a daemon with everything that it serves: Nix clients, and the executor
@@ -37,6 +38,7 @@ type house struct {
 
 	// of the executor service, nil without
 	executor *rpc.Server
+	traces   *tracing.Exporter
 	offered  []serviceListener
 	metrics  net.Listener
 	// interrupted says that builds were under way when it ended.
@@ -115,6 +117,9 @@ func (h *house) openService(flags *serviceFlags) error {
 	if err != nil {
 		return err
 	}
+	if h.traces, err = h.openTraces(); err != nil {
+		return err
+	}
 	h.executor, err = rpc.New(rpc.Config{
 		Enter: func(ctx context.Context) (rpc.Place, error) {
 			v, err := h.nix.Visit(ctx)
@@ -123,7 +128,8 @@ func (h *house) openService(flags *serviceFlags) error {
 		StoreDir: nix.StoreDir(h.c.local.Store), Access: func() *rpc.Access { return &h.facts.Load().access },
 		Dir: filepath.Join(h.c.local.State, "kiln", "builds"), Retention: h.c.settings.ServiceRetention,
 		Capabilities: func() *kilnv1.Capabilities { return h.facts.Load().capabilities(enforced) },
-		Warn:         func(err error) { h.lines.Printf("warning: %v", err) },
+		Traces:       h.traces,
+		Warn:         h.warn,
 	})
 	if err != nil {
 		return err
@@ -133,6 +139,20 @@ func (h *house) openService(flags *serviceFlags) error {
 	}
 	return nil
 }
+
+// openTraces has a collector told of builds, where the environment names one.
+func (h *house) openTraces() (*tracing.Exporter, error) {
+	settings, on, warnings, err := tracing.FromEnvironment(os.Getenv)
+	for _, text := range warnings {
+		h.warn(errors.New(text))
+	}
+	if err != nil || !on {
+		return nil, err
+	}
+	return tracing.New(settings, version, h.warn), nil
+}
+
+func (h *house) warn(err error) { h.lines.Printf("warning: %v", err) }
 
 // run serves until signals end it.
 func (h *house) run(ctx context.Context) error {
@@ -258,4 +278,10 @@ func (h *house) close() {
 		}
 	}
 	h.nix.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), lastSpans)
+	defer cancel()
+	h.traces.Close(ctx)
 }
+
+// lastSpans is how long it may take to send the spans that are left at the end.
+const lastSpans = 3 * time.Second

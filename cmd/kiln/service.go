@@ -124,6 +124,7 @@ func buildByExecutor(ctx context.Context, g *globals, flags *buildFlags, args []
 				return err
 			}
 			m := client.Message(request)
+			ctx := rpc.WithTrace(ctx, os.Getenv("TRACEPARENT"), os.Getenv("TRACESTATE"))
 			if m.Id = flags.remote.id; m.Id == "" {
 				m.Id = strings.ToLower(rand.Text())
 			}

@@ -68,6 +68,9 @@ func (l *nestedLog) Event(e nix.Event) {
 		fmt.Fprintf(l.log, "%s\n", e.Message)
 		return
 	}
+	if e.Within == "" && e.Path != l.drv { // else a builder further in has asked
+		e.Within = l.drv
+	}
 	l.LogSink.Event(e)
 	if e.Kind != nix.EventFinished {
 		return

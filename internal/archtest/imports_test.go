@@ -29,7 +29,7 @@ var layers = [][]string{
 	{"store/local", "store/binarycache", "store/remote", "sandbox"},
 	{"store/gc", "store/cacheserver", "daemon", "executor/substitute"},
 	// Layers 4 to 6: what builds.
-	{"service", "recursive", "executor/outputs", "executor/builtin", "executor/compare", "executor/hook", "progress"},
+	{"service", "recursive", "executor/outputs", "executor/builtin", "executor/compare", "executor/hook", "progress", "tracing"},
 	{"executor/build"},
 	{"executor", "api/kiln/v1"},
 	{"rpc"},
