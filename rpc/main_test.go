@@ -39,6 +39,7 @@ type machine struct {
 	store  *local.Store
 	jobs   int
 	change func(*xbuild.Settings)
+	policy func(*executor.Settings)
 	config func(*Config)
 
 	builder  nix.Builder
@@ -98,9 +99,11 @@ func (m *machine) start() {
 		m.change(&settings)
 	}
 	launcher := sandbox.NewLauncher()
-	x := executor.New(m.store, &xbuild.Machine{Store: m.store, Launcher: launcher, Users: users, Self: "/nowhere"}, executor.Settings{
-		MaxJobs: m.jobs, System: testenv.System(), Attempt: settings, KeepGoing: true,
-	})
+	policy := executor.Settings{MaxJobs: m.jobs, System: testenv.System(), Attempt: settings, KeepGoing: true}
+	if m.policy != nil {
+		m.policy(&policy)
+	}
+	x := executor.New(m.store, &xbuild.Machine{Store: m.store, Launcher: launcher, Users: users, Self: "/nowhere"}, policy)
 	m.builder = x
 	cfg := Config{
 		Enter: at(m.store, x), StoreDir: m.store.Dir(), Dir: m.scene.Path("records"), Warn: func(err error) { m.t.Log("warning:", err) },
