@@ -66,7 +66,7 @@ func TestOneDaemon(t *testing.T) {
 	}
 	eventually := func(what string, ok func() bool) {
 		t.Helper()
-		for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(100 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("waited in vain until %s; builders: %q, builds: %+v\n%s", what, happened(), list("-a"), s.said())
 			}

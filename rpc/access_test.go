@@ -62,11 +62,15 @@ func (a *authority) make(template, parent *x509.Certificate, parentKey *ecdsa.Pr
 	return cert, key
 }
 
-// issue makes a certificate for a name that is good until a time.
-func (a *authority) issue(name string, until time.Time) tls.Certificate {
+// issue makes a certificate for a name that is good until a time, for clients and servers
+// unless it is said what for.
+func (a *authority) issue(name string, until time.Time, usage ...x509.ExtKeyUsage) tls.Certificate {
+	if len(usage) == 0 {
+		usage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+	}
 	cert, key := a.make(&x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: until, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage,
 	}, a.cert, a.key)
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
 }
@@ -129,6 +133,7 @@ func TestCertificates(t *testing.T) {
 		{"unknown name", []tls.Certificate{ours.issue("somebody", later)}, ours.pool(), codes.PermissionDenied, codes.PermissionDenied, codes.PermissionDenied},
 		{"expired", []tls.Certificate{ours.issue("boss", time.Now().Add(-time.Minute))}, ours.pool(), codes.Unavailable, codes.Unavailable, codes.Unavailable},
 		{"foreign", []tls.Certificate{foreign.issue("boss", later)}, ours.pool(), codes.Unavailable, codes.Unavailable, codes.Unavailable},
+		{"wrong: for servers", []tls.Certificate{ours.issue("boss", later, x509.ExtKeyUsageServerAuth)}, ours.pool(), codes.Unavailable, codes.Unavailable, codes.Unavailable},
 		{"none", nil, ours.pool(), codes.Unavailable, codes.Unavailable, codes.Unavailable},
 		{"server of others", []tls.Certificate{ours.issue("boss", later)}, foreign.pool(), codes.Unavailable, codes.Unavailable, codes.Unavailable},
 	} {
