@@ -17,12 +17,14 @@ FUZZTIME ?= 20s
 PACKAGES ?= ./...
 # Flags for the harness of `make conformance`, such as the name of a test.
 CONFORMANCE_FLAGS ?=
+# Which rows `make test-container` runs.
+ROWS     ?=
 # Flags for the benchmark: see `make bench BENCH=-h`.
 BENCH    ?=
 # Which releases of Nix the benchmark measures beside that of PATH; only root can.
 PEERS    ?= $(if $(filter 0,$(shell id -u)),2.34)
 
-.PHONY: build demo demo-recursive demo-service generate test conformance bench lint fuzz interop broken screenshots docs clean help
+.PHONY: build demo demo-recursive demo-service generate test test-container conformance bench lint fuzz interop broken screenshots docs clean help
 
 build: ## one static binary: ./kiln
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o kiln ./cmd/kiln
@@ -50,6 +52,12 @@ generate: ## make the Go code of api/kiln/v1 again; needs protobuf-compiler
 test: ## format, vet, cross-builds, and all tests with the race detector
 	@.ci/need go busybox nix gcc ip pasta slirp4netns xz || echo "Going on without: what needs it will fail and say so."
 	@$(GO) run ./internal/suite -packages '$(PACKAGES)'
+
+test-container: ## kiln in containers, with every set of privileges: makes the image, ends with a table; ROWS='least' for a part
+	@.ci/need go busybox nix
+	@mkdir -p build
+	$(GO) build -buildvcs=false -o build/container ./internal/container
+	build/container -run '$(ROWS)'
 
 interop: ## kiln against real Nix: the same derivations in two stores, compared; prints a table
 	@.ci/need go busybox nix gcc ip pasta slirp4netns xz
