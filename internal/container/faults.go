@@ -101,7 +101,7 @@ func (s *suite) foreignStore(ctx context.Context) (string, error) {
 	}
 	mount := []string{"-v", volume + ":/nix"}
 	if out, code, err := s.engine.run(ctx, slices.Concat(mount, []string{"--entrypoint", "sh", imageRoot, "-c", "mkdir /nix/store && chown -R 1234 /nix"})...); err != nil || code != 0 {
-		return "", fmt.Errorf("prepare the volume: %w: %s", err, out)
+		return "", unexpected(err, "prepare the volume: %s", out)
 	}
 	return s.fails(ctx, p, "", mount, "belongs to user 1234, and this is user 1000")
 }
@@ -126,7 +126,7 @@ func (s *suite) limits(ctx context.Context, least privileges) (string, error) {
 	const says = "give it /sys/fs/cgroup writable"
 	out, code, err := s.engine.run(ctx, slices.Concat(least.flags, []string{least.image}, job)...)
 	if err != nil || code != 0 || !strings.Contains(out, "not enforced") || !strings.Contains(out, says) {
-		return "", fmt.Errorf("with limits: exit code %d, %w: %s", code, err, out)
+		return "", unexpected(err, "with limits: exit code %d: %s", code, out)
 	}
 	out, code, err = s.engine.run(ctx, slices.Concat(least.flags, []string{least.image}, job, []string{"--option", "require-limits", "true"})...)
 	if err != nil {
@@ -137,7 +137,7 @@ func (s *suite) limits(ctx context.Context, least privileges) (string, error) {
 	}
 	out, code, err = s.engine.run(ctx, slices.Concat(s.largest, []string{least.image}, job, []string{"--option", "require-limits", "true"})...)
 	if err != nil || code != 0 || strings.Contains(out, "not enforced") {
-		return "", fmt.Errorf("with the largest set: exit code %d, %w: %s", code, err, out)
+		return "", unexpected(err, "with the largest set: exit code %d: %s", code, out)
 	}
 	return "told, refused if insisted on; enforced in the largest set", nil
 }
@@ -227,7 +227,7 @@ func (v *server) ended(ctx context.Context, want, file, says string, logged bool
 	}
 	out, err := v.exec(ctx, "kiln", "ps", "-a", "--executor", serviceSocket)
 	if err != nil || !strings.Contains(out, "interrupted") {
-		return fmt.Errorf("what the next service knows: %w: %s", err, out)
+		return unexpected(err, "what the next service knows: %s", out)
 	}
 	return nil
 }

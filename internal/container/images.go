@@ -181,7 +181,7 @@ func (e *engine) contents(ctx context.Context, listed []string) (string, error) 
 	out, code, err := e.run(ctx, "--entrypoint", "/bin/busybox", imageRoot, "find", "/", "-xdev", "(", "-type", "f", "-o", "-type", "l", ")",
 		"-not", "-path", "/proc/*", "-not", "-path", "/sys/*", "-not", "-path", "/dev/*")
 	if err != nil || code != 0 {
-		return "", fmt.Errorf("list the image: %d, %w: %s", code, err, out)
+		return "", unexpected(err, "list the image: exit code %d: %s", code, out)
 	}
 	known := make(map[string]bool)
 	for _, name := range append(listed, "/.dockerenv", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab") {

@@ -23,7 +23,7 @@ import (
 
 func main() {
 	only := flag.String("run", "", "only the rows that match")
-	made := flag.Bool("made", false, "take the images that an earlier run with this flag or somebody else has made, and leave them")
+	made := flag.Bool("made", false, "take the images that are there, and leave them: for work on the rows")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -45,7 +45,7 @@ type row struct {
 const rowTime = 5 * time.Minute
 
 // all runs every row, and prints how it came out.
-func all(ctx context.Context, only string, made bool) (err error) {
+func all(ctx context.Context, only string, made bool) error {
 	wanted, err := regexp.Compile(only)
 	if err != nil {
 		return err

@@ -193,7 +193,7 @@ func (s *suite) compose(ctx context.Context) (string, error) {
 	}
 	out, code, err := s.engine.run(ctx, slices.Concat(flags, []string{"--entrypoint", c.Entrypoint[0], imageScheduler}, c.Entrypoint[1:], c.Command)...)
 	if err != nil || code != 0 || strings.Count(out, "✓") != 6 {
-		return "", fmt.Errorf("scheduler: exit code %d, %w: %s", code, err, out)
+		return "", unexpected(err, "scheduler: exit code %d: %s", code, out)
 	}
 	if !strings.Contains(out, "a.socket") || !strings.Contains(out, "b.socket") {
 		return "", fmt.Errorf("not both executors were used: %s", out)

@@ -63,7 +63,7 @@ exec kiln build -L -v --option substituters "" --option auto-allocate-uids true 
 	out, code, err := s.engine.run(ctx, slices.Concat(s.largest, []string{"-v", dir + ":/nested:ro", "-e",
 		"NIX_CONFIG=extra-experimental-features = ca-derivations auto-allocate-uids cgroups", "--entrypoint", "sh", imageRoot, "-c", fmt.Sprintf(script, system())})...)
 	if err != nil || code != 0 || strings.Count(out, "isolation of ") != 2 {
-		return "", fmt.Errorf("exit code %d, %w: %s", code, err, out)
+		return "", unexpected(err, "exit code %d: %s", code, out)
 	}
 	return "built, both in full isolation", nil
 }

@@ -112,7 +112,7 @@ func (s *suite) works(p privileges) []row {
 func (v *server) nixBuild(ctx context.Context) (string, error) {
 	out, err := v.exec(ctx, "/client/bin/nix-build", "--no-out-link", "--argstr", "system", system(), "/client/hello.nix")
 	if err != nil || !strings.Contains(out, "-kiln-demo\n") {
-		return "", fmt.Errorf("nix-build: %w: %s", err, out)
+		return "", unexpected(err, "nix-build: %s", out)
 	}
 	return "built", nil
 }
@@ -122,11 +122,11 @@ func (v *server) recursive(ctx context.Context) (string, error) {
 	out, err := v.exec(ctx, "/client/bin/nix-build", "--no-out-link", "/client/outer.nix")
 	lines := strings.Fields(out)
 	if err != nil || len(lines) == 0 {
-		return "", fmt.Errorf("nix-build: %w: %s", err, out)
+		return "", unexpected(err, "nix-build: %s", out)
 	}
 	text, err := v.exec(ctx, "busybox", "cat", lines[len(lines)-1])
 	if err != nil || text != "outer: built inside\n" {
-		return "", fmt.Errorf("output: %w: %q", err, text)
+		return "", unexpected(err, "output: %q", text)
 	}
 	return "built inside", nil
 }
@@ -140,7 +140,7 @@ func (v *server) schedule(ctx context.Context) (string, error) {
 	out, code, err := v.engine.run(ctx, "--user", user, "-e", "HOME=/tmp", "-e", experimental, "--volumes-from", v.name, "--entrypoint", "sh", imageScheduler, "-ec",
 		"exec scheduler -store /tmp/work -executor "+serviceSocket+" $(work.sh /tmp/work)")
 	if err != nil || code != 0 {
-		return "", fmt.Errorf("scheduler: exit code %d, %w: %s", code, err, out)
+		return "", unexpected(err, "scheduler: exit code %d: %s", code, out)
 	}
 	if n := strings.Count(out, "✓"); n != 6 {
 		return "", fmt.Errorf("%d of 6 derivations are built: %s", n, out)
@@ -158,7 +158,7 @@ func (v *server) end(ctx context.Context) (string, error) {
 	took := time.Since(begin)
 	code, log, err := v.state(ctx)
 	if err != nil || code != "0" {
-		return "", fmt.Errorf("exit code %s, %w: %s", code, err, log)
+		return "", unexpected(err, "exit code %s: %s", code, log)
 	}
 	if err := v.verify(ctx, v.privileges, v.store); err != nil {
 		return "", err
@@ -220,12 +220,12 @@ func (s *suite) daemonWarns(ctx context.Context, p privileges) (string, error) {
 			words = append(words, "--argstr", "system", system())
 		}
 		if out, err := v.exec(ctx, words...); err == nil || !strings.Contains(out, p.says) {
-			return "", fmt.Errorf("nix-build of %s: %w: %s", name, err, out)
+			return "", unexpected(err, "nix-build of %s: %s", name, out)
 		}
 	}
 	log, err := v.engine.docker(ctx, "logs", v.name)
 	if err != nil || !strings.Contains(log, p.says) {
-		return "", fmt.Errorf("log: %w: %s", err, log)
+		return "", unexpected(err, "log: %s", log)
 	}
 	return "serves, warns, builds nothing", nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -172,4 +173,14 @@ func (s *suite) verify(ctx context.Context, p privileges, volume string) error {
 		err = fmt.Errorf("the store does not verify: %s", out)
 	}
 	return err
+}
+
+// unexpected is an error about something that came out otherwise. err is why, nil if it came
+// out all the same.
+func unexpected(err error, format string, args ...any) error {
+	text := fmt.Sprintf(format, args...)
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, text)
+	}
+	return errors.New(text)
 }
