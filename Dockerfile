@@ -18,7 +18,7 @@ ARG GOFLAGS
 ARG VERSION=development
 WORKDIR /src
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /made/kiln ./cmd/kiln && \
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /made/kiln ./cmd/kiln && \
     CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o /made/scheduler ./examples/scheduler
 # The trees of the images are made here, where there is a shell, and copied whole.
 RUN cp -r deploy/image /image && cd /image && \
