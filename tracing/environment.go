@@ -3,6 +3,7 @@ package tracing
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -18,6 +19,7 @@ type Settings struct {
 	Delay    time.Duration // how long spans are gathered
 	Resource map[string]string
 	sampler  sampler
+	shown    string // Endpoint without a password
 }
 
 // Defaults of the specification.
@@ -50,8 +52,9 @@ func FromEnvironment(getenv func(string) string) (s Settings, on bool, warnings 
 	}
 	u, err := url.Parse(s.Endpoint)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return s, false, nil, fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT is '%s', which is no URL of http or https", s.Endpoint)
+		return s, false, nil, errors.New("OTEL_EXPORTER_OTLP_ENDPOINT is no URL of http or https, as in http://collector:4318")
 	}
+	s.shown = u.Redacted()
 	if s.Headers, err = pairs("OTEL_EXPORTER_OTLP_HEADERS", either("HEADERS")); err != nil {
 		return s, false, nil, err
 	}

@@ -144,7 +144,7 @@ func (e *Exporter) export(ctx context.Context, batch []*span) {
 		case <-ctx.Done():
 		}
 	}
-	e.complain(fmt.Errorf("send %d spans to '%s': %w", len(batch), e.Endpoint, err))
+	e.complain(fmt.Errorf("send %d spans to '%s': %w", len(batch), e.shown, err))
 }
 
 func (e *Exporter) message(batch []*span) ([]byte, error) {
@@ -194,7 +194,7 @@ func (e *Exporter) tellDropped() {
 	e.dropped = 0
 	e.mu.Unlock()
 	if n > 0 {
-		e.complain(fmt.Errorf("%d spans were dropped: they came faster than '%s' takes them", n, e.Endpoint))
+		e.complain(fmt.Errorf("%d spans were dropped: they came faster than '%s' takes them", n, e.shown))
 	}
 }
 
