@@ -94,7 +94,8 @@ func (k *spareLocks) close() {
 			k.store.opts.Warn(err)
 		}
 		k.store.room.leave()
-		f.file.Close()
+		// Somebody may have been about to open it when it was looked at.
+		(&pathLock{store: k.store, file: f.file}).end()
 	}
 	dirfd.Close(k.into)
 }
