@@ -48,7 +48,7 @@ func main() {
 	flag.StringVar(&opts.kiln, "kiln", "./kiln", "the kiln to measure")
 	run := flag.String("run", ".", "only the items that match this regular expression; -list names them")
 	flag.StringVar(&peerList, "peers", "", "root directories of further releases of Nix, separated by colons, as .ci/peer prints them (root only)")
-	sizes := flag.String("sizes", "", "also print what memory kiln's server takes for objects of so many MiB, as 100,1024,4096")
+	sizes := flag.String("sizes", "", "also print what memory kiln's server takes, and copies to and from every kind of store, for objects of so many MiB, as 100,1024,4096")
 	list := flag.Bool("list", false, "name the items and what they are")
 	flag.IntVar(&opts.rounds, "rounds", 5, "how often each program is measured for an item")
 	flag.Float64Var(&opts.scale, "scale", 1, "size of the work, of which 1 is what the aims are about")
@@ -208,8 +208,15 @@ func measureAll(opts options, dir string, groups []string) (bool, error) {
 		fmt.Print(text)
 		ok = ok && met
 	}
-	if len(opts.sizes) > 0 {
-		text, same, err := b.sizesNote(opts.kiln, opts.sizes)
+	for _, note := range []struct {
+		name string
+		make func(kiln string, sizes []int) (string, bool, error)
+	}{{sizesItem, b.sizesNote}, {copiedSizesItem, b.copiedSizesNote}} {
+		// Both, unless -run has one of them.
+		if len(opts.sizes) == 0 || opts.run.MatchString(sizesItem) != opts.run.MatchString(copiedSizesItem) && !opts.run.MatchString(note.name) {
+			continue
+		}
+		text, same, err := note.make(opts.kiln, opts.sizes)
 		if err != nil {
 			return false, err
 		}
