@@ -29,12 +29,17 @@ func converse(ctx context.Context, v *nix.Visit, command []string, uid int, star
 	if err != nil {
 		return end, err
 	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(ctx, func() { p.Kill() })()
+	var talking sync.WaitGroup
+	talking.Go(func() {
+		p.Wait(context.WithoutCancel(ctx))
+		gone()
+	})
 	if v.Begun != nil {
 		v.Begun(command)
 	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var talking sync.WaitGroup
 	for _, heard := range l.heard {
 		talking.Go(func() {
 			if err := heard.pass(); err != nil {
@@ -45,17 +50,11 @@ func converse(ctx context.Context, v *nix.Visit, command []string, uid int, star
 	ended := make(chan struct{})
 	talking.Go(func() { l.say(v.Input, ended) })
 
-	exit, err := p.Wait(ctx)
-	if ctx.Err() != nil {
-		p.Kill()
-		p.Wait(context.WithoutCancel(ctx))
-		err = context.Cause(ctx)
-	}
-	gone()
+	exit, err := p.Wait(context.WithoutCancel(ctx))
 	close(ended)
 	l.programEnded()
 	talking.Wait()
-	if cause := context.Cause(ctx); err == nil && cause != nil {
+	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
 	return nix.VisitEnd{Code: exit.Code, Signal: int(exit.Signal)}, err
