@@ -10,7 +10,7 @@
 ARG GO_IMAGE=golang:1.26
 FROM ${GO_IMAGE} AS build
 # Debian's busybox, whose shell finds its own programs: in a sandbox there are no others.
-RUN command -v busybox || { apt-get update && apt-get install -y --no-install-recommends busybox-static; }
+RUN test -x /bin/busybox || { apt-get update && apt-get install -y --no-install-recommends busybox-static; }
 # Where modules come from, as for any build with Go; without them, from the usual place.
 ARG GOPROXY
 ARG GOSUMDB
@@ -24,7 +24,7 @@ RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags grpcnotrace -ldflags 
 RUN cp -r deploy/image /image && cd /image && \
     mkdir -p bin etc/ssl/certs home nix run/kiln tmp usr/bin usr/share/kiln && \
     cp /made/kiln usr/bin/ && \
-    cp -L "$(command -v busybox)" bin/busybox && ln -s busybox bin/sh && \
+    cp -L /bin/busybox bin/ && ln -s busybox bin/sh && \
     cp /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/ && \
     cp "/src/demo/$(uname -m)-linux.json" usr/share/kiln/demo.json && \
     cp /src/LICENSE usr/share/kiln/ && \
