@@ -141,7 +141,7 @@ func signedObjects(t *testing.T) ([]storetest.Object, sign.PublicKey) {
 // With KILN_FAULT_RUNS=200 it does so more often.
 func TestFaultyLine(t *testing.T) {
 	objects, key := signedObjects(t)
-	full := server{dir: t.TempDir(), key: key.String()}
+	full := server{dir: storetest.Root(t), key: key.String()}
 	st, err := full.openStore(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +164,7 @@ func TestFaultyLine(t *testing.T) {
 			t.Parallel()
 			var good [2]int // reading, writing
 			for seed := range 2 * storetest.FaultRuns(kind.few) {
-				other := server{dir: t.TempDir(), key: full.key, legacy: kind.legacy}
+				other := server{dir: storetest.Root(t), key: full.key, legacy: kind.legacy}
 				far := other
 				reads := seed%2 == 0
 				if reads {
@@ -281,7 +281,7 @@ func TestBatches(t *testing.T) {
 	bad := objects[2]
 	objects = objects[:2]
 	bad.NAR = bytes.Replace(bad.NAR, []byte("top"), []byte("tip"), 1)
-	far := server{dir: t.TempDir(), key: key.String()}
+	far := server{dir: storetest.Root(t), key: key.String()}
 	dial, wait := far.bySocket(t)
 	s := open(t, remote.Options{Dial: dial})
 	for i := range 300 {
