@@ -40,15 +40,15 @@ func TestCorpus(t *testing.T) {
 	if len(cases) < 100 {
 		t.Errorf("the corpus has only %d cases", len(cases))
 	}
-	// In the suite root compares two thirds, and what others could not; an ordinary user the
-	// rest. `make interop` leaves nothing out.
-	third := func(c testCase) bool { return crc32.ChecksumIEEE([]byte(c.name))%3 == 0 }
+	// The suite has to end in time: in it root compares a third, and what others could not, and
+	// an ordinary user another third. `make interop` leaves nothing out.
+	third := func(c testCase) uint32 { return crc32.ChecksumIEEE([]byte(c.name)) % 3 }
 	switch {
 	case os.Getenv("KILN_ROOT_RAN") == "1":
-		cases = slices.DeleteFunc(cases, func(c testCase) bool { return !third(c) })
+		cases = slices.DeleteFunc(cases, func(c testCase) bool { return third(c) != 0 })
 	case os.Getenv("KILN_ORDINARY_FOLLOWS") == "1":
 		cases = slices.DeleteFunc(cases, func(c testCase) bool {
-			return third(c) && c.Root == "" && c.Host == "" && (c.Since == "" || host.atLeast(c.Since))
+			return third(c) != 1 && c.Root == "" && c.Host == "" && (c.Since == "" || host.atLeast(c.Since))
 		})
 	}
 	for _, c := range cases {
