@@ -1,16 +1,10 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"io"
-	"strings"
 
 	"github.com/kilnbuild/kiln/nix"
-	"github.com/kilnbuild/kiln/nix/aterm"
-	"github.com/kilnbuild/kiln/nix/nar"
+	"github.com/kilnbuild/kiln/store"
 	"github.com/kilnbuild/kiln/wire/worker"
 )
 
@@ -22,45 +16,7 @@ func (s *session) derivation(ctx context.Context, p nix.StorePath) (*nix.Derivat
 	if st, ok := s.store.(DerivationSource); ok {
 		return st.Derivation(ctx, p)
 	}
-	info, err := s.store.PathInfo(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	const frame = 1 << 10 // more than an archive of one file has besides the file
-	if info.NARSize > aterm.DefaultMaxBytes+frame {
-		return nil, fmt.Errorf("read derivation '%s': it has %d bytes", s.dir.Join(p), info.NARSize)
-	}
-	var archive bytes.Buffer
-	if err := s.store.NAR(ctx, p, &limitedWriter{&archive, aterm.DefaultMaxBytes + frame}); err != nil {
-		return nil, fmt.Errorf("read derivation '%s': %w", s.dir.Join(p), err)
-	}
-	r := nar.NewReader(&archive, nar.Limits{})
-	h, err := r.Next()
-	if err == nil && h.Type != nar.Regular {
-		err = errors.New("it is not a file")
-	}
-	var text []byte
-	if err == nil {
-		text, err = io.ReadAll(r)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read derivation '%s': %w", s.dir.Join(p), err)
-	}
-	return aterm.Parse(s.dir, strings.TrimSuffix(p.Name(), nix.DrvExtension), text, aterm.Limits{})
-}
-
-// limitedWriter fails when more than left is written to it.
-type limitedWriter struct {
-	w    io.Writer
-	left int64
-}
-
-func (l *limitedWriter) Write(p []byte) (int, error) {
-	if int64(len(p)) > l.left {
-		return 0, errors.New("it is too large")
-	}
-	l.left -= int64(len(p))
-	return l.w.Write(p)
+	return store.Derivation(ctx, s.store, p)
 }
 
 // legacyIDs names the outputs of results for clients that do not know

@@ -13,14 +13,18 @@ import (
 	"github.com/kilnbuild/kiln/nix/nar"
 )
 
-// maxDerivation bounds the file of a derivation that is read, in bytes.
-const maxDerivation = 64 << 20
+// maxDerivation bounds the archive of a derivation that is read, in bytes: of the largest
+// file that can be parsed, and what an archive of one file has besides.
+const maxDerivation = aterm.DefaultMaxBytes + 1<<10
 
-// Derivation reads a derivation that is valid in a store.
+// Derivation reads a derivation that is valid in a store. For one that is not, the error
+// wraps ErrNotFound.
 func Derivation(ctx context.Context, s Store, p nix.StorePath) (*nix.Derivation, error) {
 	var archive bytes.Buffer
-	if err := s.NAR(ctx, p, &limited{&archive, maxDerivation}); err != nil {
+	if err := s.NAR(ctx, p, &limited{&archive, maxDerivation}); errors.Is(err, ErrNotFound) {
 		return nil, err
+	} else if err != nil {
+		return nil, fmt.Errorf("read derivation '%s': %w", s.Dir().Join(p), err)
 	}
 	r := nar.NewReader(&archive, nar.Limits{})
 	h, err := r.Next()

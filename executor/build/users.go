@@ -199,21 +199,7 @@ func (u *Users) Acquire(ctx context.Context, onWait func()) (*User, error) {
 	if u.own {
 		return &User{UID: os.Geteuid(), GID: os.Getegid(), Count: 1, Own: true}, nil
 	}
-	for {
-		user, err := u.try()
-		if user != nil || err != nil {
-			return user, err
-		}
-		if onWait != nil {
-			onWait()
-			onWait = nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(pollInterval):
-		}
-	}
+	return awaitUser(ctx, u.try, onWait)
 }
 
 // AcquireAgain gives a user that has had a build before, for what that has left. When
@@ -225,8 +211,13 @@ func (u *Users) AcquireAgain(ctx context.Context, uid int, onWait func()) (*User
 		}
 		return u.Acquire(ctx, nil)
 	}
+	return awaitUser(ctx, func() (*User, error) { return u.take(uid) }, onWait)
+}
+
+// awaitUser tries until there is a user.
+func awaitUser(ctx context.Context, try func() (*User, error), onWait func()) (*User, error) {
 	for {
-		user, err := u.take(uid)
+		user, err := try()
 		if user != nil || err != nil {
 			return user, err
 		}
