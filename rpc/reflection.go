@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -54,7 +55,7 @@ func (s *reflectionService) answer(req *reflectionpb.ServerReflectionRequest, re
 		for name := range s.g.GetServiceInfo() {
 			list.Service = append(list.Service, &reflectionpb.ServiceResponse{Name: name})
 		}
-		slices.SortFunc(list.Service, func(a, b *reflectionpb.ServiceResponse) int { return bytes.Compare([]byte(a.Name), []byte(b.Name)) })
+		slices.SortFunc(list.Service, func(a, b *reflectionpb.ServiceResponse) int { return strings.Compare(a.Name, b.Name) })
 		resp.MessageResponse = &reflectionpb.ServerReflectionResponse_ListServicesResponse{ListServicesResponse: list}
 		return nil
 	case *reflectionpb.ServerReflectionRequest_FileByFilename:
