@@ -53,7 +53,7 @@ type Settings struct {
 	// Fallback builds what a substituter has but did not deliver.
 	Fallback bool
 	// Use, if not nil, is called when a request begins, and what it gives when that has
-	// ended.
+	// ended. What the request names is a temporary root by then: Use may collect.
 	Use func() (release func())
 	// Attempt are the settings of a single attempt.
 	Attempt build.Settings
@@ -174,6 +174,13 @@ func (v *View) build(ctx context.Context, req *nix.BuildRequest, outer *goal) ([
 	r.hold.init(v.store)
 	defer r.hold.end()
 	if v.settings.Use != nil {
+		var named []nix.StorePath
+		for _, p := range req.Paths {
+			named = append(named, p.Path)
+		}
+		if err := v.store.AddTempRoot(ctx, named...); err != nil {
+			return nil, err
+		}
 		defer v.settings.Use()()
 	}
 	if r.log == nil {

@@ -154,6 +154,29 @@ func (c *customer) want(paths ...nix.StorePath) nix.BuildResult {
 	return results[0]
 }
 
+// TestRootsBeforeUse lets somebody collect who is told that the store is used: what is
+// asked for is no garbage to them.
+func TestRootsBeforeUse(t *testing.T) {
+	t.Parallel()
+	wanted := storetest.Built(t, dir, "wanted", false)
+	var c *customer
+	var roots map[string][]nix.StorePath
+	var err error
+	c = newCustomer(t, nil, func(s *Settings) {
+		s.Use = func() func() {
+			roots, err = c.store.TempRoots()
+			return func() {}
+		}
+	})
+	c.want(wanted.Info.Path)
+	for _, paths := range roots {
+		if slices.Contains(paths, wanted.Info.Path) {
+			return
+		}
+	}
+	t.Errorf("the temporary roots are %v, %v", roots, err)
+}
+
 // only wants objects to be in the store, and nothing else.
 func (c *customer) only(objects ...storetest.Object) {
 	c.t.Helper()

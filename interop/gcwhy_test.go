@@ -90,7 +90,10 @@ func TestWhyOfARunningBuild(t *testing.T) {
 	}()
 	for end := time.Now().Add(30 * time.Second); !exists(filepath.Join(shared, "started")); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("the build does not start")
+			cmd.Process.Kill()
+			cmd.Wait()
+			ended = true
+			t.Fatalf("the build does not start:\n%s", stderr.String())
 		}
 	}
 	for end := time.Now().Add(30 * time.Second); exists(kiln.store + garbage); time.Sleep(10 * time.Millisecond) {

@@ -182,13 +182,15 @@ func testEnter(t *testing.T) {
 		}
 
 		// Without a terminal, and with both outputs.
-		piped := m.kiln(t, "enter", "running", "--", "sh", "-c", "cat; echo and >&2; touch go; kill -TERM $$")
+		piped := m.kiln(t, "enter", "running", "--", "sh", "-c", "cat; echo and >&2; kill -TERM $$")
 		piped.Stdin = strings.NewReader("what was typed\n")
 		var out, errs bytes.Buffer
 		piped.Stdout, piped.Stderr = &out, &errs
 		if piped.Run(); out.String() != "what was typed\n" || errs.String() != "and\n" || piped.ProcessState.ExitCode() != 128+int(syscall.SIGTERM) {
 			t.Errorf("it printed %q and %q, and ended with %d", out.String(), errs.String(), piped.ProcessState.ExitCode())
 		}
+		// The builder ends by what this one does, and this one with it at the latest.
+		m.kiln(t, "enter", "running", "--", "touch", "go").Run()
 		told := ""
 		for {
 			e, err := stream.Recv()
@@ -203,7 +205,7 @@ func testEnter(t *testing.T) {
 				break
 			}
 		}
-		if strings.Count(told, "has entered the sandbox of") != 2 {
+		if strings.Count(told, "has entered the sandbox of") != 3 {
 			t.Errorf("it is not told who was in there: %q", told)
 		}
 	})
