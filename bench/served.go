@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -200,7 +201,7 @@ func copied(b *bench, n int) (*errand, error) {
 		return nil, err
 	}
 	sum := nix.SHA256.New()
-	if err := mixedTree(sum, n); err != nil {
+	if err := mixedTree(sum, n, random()); err != nil {
 		return nil, err
 	}
 	info.NARHash = nix.SumHash(nix.SHA256, sum)
@@ -209,7 +210,7 @@ func copied(b *bench, n int) (*errand, error) {
 		return nil, err
 	}
 	written := make(chan error, 1)
-	go func() { written <- errors.Join(mixedTree(w, n), w.Close()) }()
+	go func() { written <- errors.Join(mixedTree(w, n, random()), w.Close()) }()
 	err = st.Add(context.Background(), &info, r, store.AddOptions{})
 	r.Close()
 	if err = errors.Join(err, <-written, st.Close()); err != nil {
@@ -233,10 +234,9 @@ func copied(b *bench, n int) (*errand, error) {
 }
 
 // mixedTree writes the archive of n MB as programs have them: a third in one file, a third
-// in files of some MB, and the rest in small ones. It is the same each time.
-func mixedTree(w interface{ Write([]byte) (int, error) }, n int) error {
+// in files of some MB, and the rest in small ones, filled by content.
+func mixedTree(w io.Writer, n int, content io.Reader) error {
 	out := nar.NewWriter(w, nar.Limits{})
-	random := rand.NewChaCha8([32]byte([]byte("the same bytes in every bench run")[:32]))
 	block := make([]byte, 1e6)
 	if err := out.WriteHeader(nar.Header{Type: nar.Directory}); err != nil {
 		return err
@@ -255,7 +255,9 @@ func mixedTree(w interface{ Write([]byte) (int, error) }, n int) error {
 			}
 			for left := kind.size; left > 0; {
 				part := block[:min(left, int64(len(block)))]
-				random.Read(part)
+				if _, err := io.ReadFull(content, part); err != nil {
+					return err
+				}
 				if _, err := out.Write(part); err != nil {
 					return err
 				}
@@ -264,6 +266,11 @@ func mixedTree(w interface{ Write([]byte) (int, error) }, n int) error {
 		}
 	}
 	return out.Close()
+}
+
+// random gives bytes without an end that nothing compresses, the same ones each time.
+func random() *rand.ChaCha8 {
+	return rand.NewChaCha8([32]byte([]byte("the same bytes in every bench run")[:32]))
 }
 
 // manyInfos makes a store of n objects without files.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/kilnbuild/kiln/internal/bufpipe"
 	"github.com/kilnbuild/kiln/internal/spool"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/githash"
@@ -141,7 +142,7 @@ func (s *session) addSpooled(ctx context.Context, r *worker.AddToStore, keep *sp
 	if err != nil {
 		return nil, fmt.Errorf("add '%s': %w", r.Name, err)
 	}
-	pr, pw := io.Pipe()
+	pr, pw := bufpipe.New()
 	written := make(chan struct{})
 	go func() {
 		defer close(written)

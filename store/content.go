@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 
+	"github.com/kilnbuild/kiln/internal/bufpipe"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/githash"
 	"github.com/kilnbuild/kiln/nix/nar"
@@ -55,7 +56,7 @@ func (c content) check(w io.Writer, write func(io.Writer) error) error {
 	if c.want.IsZero() {
 		return write(w)
 	}
-	pr, pw := io.Pipe()
+	pr, pw := bufpipe.New()
 	type result struct {
 		got nix.Hash
 		err error

@@ -8,6 +8,7 @@ import (
 	"io"
 	"sync/atomic"
 
+	"github.com/kilnbuild/kiln/internal/bufpipe"
 	"github.com/kilnbuild/kiln/nix"
 )
 
@@ -278,6 +279,14 @@ func (c *copier) read(ctx context.Context, info *nix.PathInfo, w io.Writer) erro
 	return c.from.NAR(ctx, info.Path, w)
 }
 
+// distrust has the source look again at an object that could not be copied: what it told
+// may have been wrong.
+func (c *copier) distrust(info *nix.PathInfo) {
+	if from, ok := c.from.(ForgetfulSource); ok {
+		from.Forget(info.Path)
+	}
+}
+
 // addMany has a target take all objects in one go.
 func (c *copier) addMany(ctx context.Context, to BatchSink, infos []*nix.PathInfo) error {
 	current := -1
@@ -303,6 +312,7 @@ func (c *copier) addMany(ctx context.Context, to BatchSink, infos []*nix.PathInf
 	if current < 0 {
 		return err
 	}
+	c.distrust(infos[current])
 	failure := &CopyError{Path: infos[current].Path, End: c.opts.To, Err: err}
 	if unread != nil && context.Cause(ctx) == nil {
 		failure.Reading, failure.End, failure.Err = true, c.opts.From, unread
@@ -375,7 +385,7 @@ func (c *copier) one(ctx context.Context, info *nix.PathInfo) (err error) {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	pr, pw := io.Pipe()
+	pr, pw := bufpipe.New()
 	stop := context.AfterFunc(ctx, func() { pw.CloseWithError(context.Cause(ctx)) })
 	defer stop()
 	reading, cancel := context.WithCancelCause(ctx)
@@ -410,6 +420,7 @@ func (c *copier) one(ctx context.Context, info *nix.PathInfo) (err error) {
 	if added == nil {
 		return nil
 	}
+	c.distrust(info)
 	if failed != nil && context.Cause(ctx) == nil {
 		return &CopyError{Path: info.Path, Reading: true, End: c.opts.From, Err: failed}
 	}

@@ -26,8 +26,14 @@ type Source interface {
 type KnownSource interface {
 	// KnownNAR is Source.NAR for an object that PathInfo, or PathInfos, has told of: it is
 	// not looked up once more. For one that has gone since then, any error may come, or an
-	// archive that is not that of info.
+	// archive that is not that of info, which the caller checks.
 	KnownNAR(ctx context.Context, info *nix.PathInfo, w io.Writer) error
+}
+
+// A ForgetfulSource remembers what it has told of objects.
+type ForgetfulSource interface {
+	// Forget has it look again: the archive was not as it had told.
+	Forget(p nix.StorePath)
 }
 
 // A Sink takes store objects. It is safe for concurrent use.

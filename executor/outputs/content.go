@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/kilnbuild/kiln/internal/bufpipe"
 	"github.com/kilnbuild/kiln/internal/until"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/githash"
@@ -168,7 +169,7 @@ func dumpRewritten(ctx context.Context, w io.Writer, path string, rewrites map[s
 // through runs a function that writes and one that reads what it writes. If one
 // of them fails, the other one ends.
 func through(write func(io.Writer) error, read func(io.Reader) error) error {
-	r, w := io.Pipe()
+	r, w := bufpipe.New()
 	written := make(chan error, 1)
 	go func() {
 		err := write(w)

@@ -13,7 +13,7 @@ import (
 // rows above its own.
 var layers = [][]string{
 	// Layer 0: no word of the domain, or one format of bytes.
-	{"nix/base32", "nix/jsonvalue", "wire", "internal/keylock", "internal/unwind", "internal/ctxlog", "internal/dirfd", "internal/enclave", "internal/spool", "internal/until"},
+	{"nix/base32", "nix/jsonvalue", "wire", "internal/keylock", "internal/unwind", "internal/ctxlog", "internal/bufpipe", "internal/dirfd", "internal/enclave", "internal/spool", "internal/until"},
 	{"nix/refscan", "internal/rmtree"},
 	{"nix/nar"},
 	// Layer 1: the vocabulary, and its forms as text; system calls as data.

@@ -260,8 +260,8 @@ func (c *Cache) ask(ctx context.Context, p nix.StorePath) (*narinfo.Info, error)
 	return i, err
 }
 
-// forget forgets what was said of an object: it may have been replaced.
-func (c *Cache) forget(p nix.StorePath) {
+// Forget implements store.ForgetfulSource: an object may have been replaced.
+func (c *Cache) Forget(p nix.StorePath) {
 	c.mu.Lock()
 	delete(c.known, p)
 	c.mu.Unlock()
@@ -358,18 +358,49 @@ func (c *Cache) NAR(ctx context.Context, p nix.StorePath, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	err = c.archive(ctx, i, w)
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause
+	sum := nix.SHA256.New()
+	if err = c.archive(ctx, i, io.MultiWriter(w, sum)); err != nil {
+		return err
 	}
-	if err != nil {
-		c.forget(p)
-		return fmt.Errorf("read '%s' from '%s': %w", c.opts.Dir.Join(p), c.name, err)
+	if got := nix.SumHash(nix.SHA256, sum); got != i.NARHash {
+		c.Forget(p)
+		return c.unread(p, fmt.Errorf("the archive has the hash %s, not %s", got, i.NARHash))
 	}
 	return nil
 }
 
+// KnownNAR implements store.KnownSource. An archive of another size is an error, and one
+// of another hash is not: that is for who knows info.
+func (c *Cache) KnownNAR(ctx context.Context, info *nix.PathInfo, w io.Writer) error {
+	i, err := c.info(ctx, info.Path)
+	if err != nil {
+		return err
+	}
+	return c.archive(ctx, i, w)
+}
+
+// archive writes the archive of an object. When that fails, what was said of the object is
+// forgotten.
 func (c *Cache) archive(ctx context.Context, i *narinfo.Info, w io.Writer) error {
+	err := c.download(ctx, i, w)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	if err != nil {
+		c.Forget(i.Path)
+		return c.unread(i.Path, err)
+	}
+	return nil
+}
+
+func (c *Cache) unread(p nix.StorePath, err error) error {
+	return fmt.Errorf("read '%s' from '%s': %w", c.opts.Dir.Join(p), c.name, err)
+}
+
+// archiveBuffer is how much of an archive is read at once, in bytes.
+const archiveBuffer = 256 << 10
+
+func (c *Cache) download(ctx context.Context, i *narinfo.Info, w io.Writer) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
@@ -386,9 +417,9 @@ func (c *Cache) archive(ctx context.Context, i *narinfo.Info, w io.Writer) error
 		return fmt.Errorf("unpack '%s': %w", i.URL, err)
 	}
 	defer unpacked.Close()
-	sum := nix.SHA256.New()
 	// One byte more, to see that there is more.
-	n, err := io.Copy(io.MultiWriter(until.Writer(ctx, w), sum), io.LimitReader(unpacked, i.NARSize+1))
+	archive := io.LimitReader(unpacked, i.NARSize+1)
+	n, err := io.CopyBuffer(until.Writer(ctx, w), archive, make([]byte, min(i.NARSize+1, archiveBuffer)))
 	switch {
 	case err != nil:
 		return fmt.Errorf("unpack '%s': %w", i.URL, err)
@@ -396,9 +427,6 @@ func (c *Cache) archive(ctx context.Context, i *narinfo.Info, w io.Writer) error
 		return fmt.Errorf("the archive has more than the %d bytes that it should have", i.NARSize)
 	case n < i.NARSize:
 		return fmt.Errorf("the archive has %d bytes, not %d", n, i.NARSize)
-	}
-	if got := nix.SumHash(nix.SHA256, sum); got != i.NARHash {
-		return fmt.Errorf("the archive has the hash %s, not %s", got, i.NARHash)
 	}
 	return nil
 }

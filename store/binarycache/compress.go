@@ -34,7 +34,7 @@ func decompress(compression string, r io.Reader) (io.ReadCloser, error) {
 		z, err := xz.NewReader(bufio.NewReaderSize(r, 64<<10), maxWindow)
 		return io.NopCloser(z), err
 	case "zstd":
-		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true))
+		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil, err
 		}

@@ -84,6 +84,24 @@ func TestRemembers(t *testing.T) {
 	storetest.CheckMissing(t, open(), o.Info.Path)
 }
 
+// TestForgetsWhatDidNotFit copies an archive that is not the one that the cache has told of:
+// it is asked again.
+func TestForgetsWhatDidNotFit(t *testing.T) {
+	c, path := create(t, Options{Compression: "none"})
+	o, other := storetest.Built(t, dir, "o", false), storetest.Built(t, dir, "other", false)
+	storetest.Add(t, c, o)
+	if err := os.WriteFile(filepath.Join(path, "nar", o.Info.NARHash.Nix32()+".nar"), other.NAR, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	to := storetest.NewMemory(dir)
+	o.Info.NARSize = int64(len(other.NAR))
+	c.known[o.Info.Path].NARSize = o.Info.NARSize
+	err := store.Copy(t.Context(), c, to, []nix.StorePath{o.Info.Path}, store.CopyOptions{})
+	if err == nil || !strings.Contains(err.Error(), "has the hash") || c.known[o.Info.Path] != nil {
+		t.Errorf("error %v, known is %v", err, c.known[o.Info.Path])
+	}
+}
+
 func TestRealisations(t *testing.T) {
 	c, path := create(t, Options{})
 	id := nix.DrvOutput{Drv: "00000000000000000000000000000000-x.drv", Output: "out"}

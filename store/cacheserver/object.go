@@ -12,6 +12,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/kilnbuild/kiln/internal/bufpipe"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/narinfo"
 	"github.com/kilnbuild/kiln/nix/narlist"
@@ -125,7 +126,7 @@ type content struct {
 	store  Store
 	info   *nix.PathInfo
 	offset int64
-	r      *io.PipeReader // from offset on; nil until something is read
+	r      *bufpipe.Reader // from offset on; nil until something is read
 	ended  chan struct{}
 }
 
@@ -148,7 +149,7 @@ func (c *content) Seek(offset int64, whence int) (int64, error) {
 // Read implements io.Reader.
 func (c *content) Read(p []byte) (int, error) {
 	if c.r == nil {
-		r, w := io.Pipe()
+		r, w := bufpipe.New()
 		c.r, c.ended = r, make(chan struct{})
 		go func(skip int64, ended chan struct{}) {
 			defer close(ended)

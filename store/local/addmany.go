@@ -208,6 +208,8 @@ func (h *heldArchive) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+var errBehind = errors.New("there is something behind the archive")
+
 // receiveHeld receives and checks an archive that is in memory, with nothing behind it. An
 // error leaves what was received for whoever calls it to discard.
 func (s *Store) receiveHeld(ctx context.Context, text []byte, info *nix.PathInfo) (*received, error) {
@@ -217,7 +219,7 @@ func (s *Store) receiveHeld(ctx context.Context, text []byte, info *nix.PathInfo
 	case err != nil:
 		return nil, err
 	case held.Len() > 0:
-		return t, errors.New("there is something behind the archive")
+		return t, errBehind
 	case !info.CA.IsZero() && (info.CA.Method == nix.Text || info.CA.Method == nix.Flat) && t.narHash == info.NARHash:
 		// The file need not be read once more.
 		content, plain, err := plainFile(text)

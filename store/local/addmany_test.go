@@ -2,8 +2,10 @@ package local
 
 import (
 	"context"
+	"errors"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +81,24 @@ func TestAddManyBounded(t *testing.T) {
 		t.Errorf("error %v after %d bytes", err, sent)
 	}
 	storetest.CheckMissing(t, s, o.Info.Path)
+}
+
+// TestAddManyBehind has a source that sends something behind an archive, of a size that is
+// held in memory and of one that is not.
+func TestAddManyBehind(t *testing.T) {
+	s := open(t, options(t, tempDir(t)))
+	for _, size := range []int{1, 2 * smallArchive} {
+		o := storetest.Text(t, s.Dir(), "a", strings.Repeat("a", size))
+		o.Info.NARSize++ // what is held in memory takes no more than it was told of
+		err := s.AddMany(t.Context(), []*nix.PathInfo{&o.Info}, func(_ context.Context, _ int, w io.Writer) error {
+			_, err := w.Write(append(slices.Clone(o.NAR), 0))
+			return err
+		}, store.AddOptions{})
+		if !errors.Is(err, errBehind) {
+			t.Errorf("%d: error %v", size, err)
+		}
+		storetest.CheckMissing(t, s, o.Info.Path)
+	}
 }
 
 // TestAddManyPlainFile has an object that is one file and is named by no content.

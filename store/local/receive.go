@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/kilnbuild/kiln/internal/bufpipe"
 	"github.com/kilnbuild/kiln/internal/dirfd"
 	"github.com/kilnbuild/kiln/internal/rmtree"
 	"github.com/kilnbuild/kiln/internal/until"
@@ -138,7 +139,7 @@ func (t *received) hashFile(w io.Writer, executable bool) (ok bool, err error) {
 
 // produce runs a function that writes an archive, and receives the archive.
 func (s *Store) produce(ctx context.Context, write func(io.Writer) error, others ...hash.Hash) (*received, error) {
-	r, w := io.Pipe()
+	r, w := bufpipe.New()
 	ended := make(chan error, 1)
 	go func() {
 		err := write(w)
@@ -146,6 +147,12 @@ func (s *Store) produce(ctx context.Context, write func(io.Writer) error, others
 		w.CloseWithError(err)
 	}()
 	t, err := s.receive(ctx, r, others...)
+	if err == nil {
+		// The end of the archive is to be that of the stream.
+		if n, _ := r.Read(make([]byte, 1)); n > 0 {
+			t, err = nil, errors.Join(errBehind, t.discard())
+		}
+	}
 	r.CloseWithError(err)
 	werr := <-ended
 	switch {

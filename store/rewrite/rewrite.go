@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/kilnbuild/kiln/internal/bufpipe"
 	"github.com/kilnbuild/kiln/nix"
 	"github.com/kilnbuild/kiln/nix/refscan"
 	"github.com/kilnbuild/kiln/store"
@@ -110,7 +111,7 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // add adds the object as it becomes.
 func (o *object) add(ctx context.Context, to store.Store, info *nix.PathInfo) error {
-	r, w := io.Pipe()
+	r, w := bufpipe.New()
 	written := make(chan error, 1)
 	go func() {
 		buffered := bufio.NewWriterSize(w, 64<<10)

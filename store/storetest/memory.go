@@ -129,8 +129,8 @@ func (m *Memory) checkClaims(info *nix.PathInfo, opts store.AddOptions) error {
 // check compares an archive with what is said of it. Content addresses of trees
 // that refer to themselves are believed.
 func check(info *nix.PathInfo, archive []byte) error {
-	if nix.HashBytes(nix.SHA256, archive) != info.NARHash {
-		return errors.New("the archive has another hash")
+	if got := nix.HashBytes(nix.SHA256, archive); got != info.NARHash {
+		return fmt.Errorf("the archive has the hash %s, not %s", got, info.NARHash)
 	}
 	if info.NARSize != 0 && info.NARSize != int64(len(archive)) {
 		return errors.New("the archive has another size")
