@@ -342,7 +342,7 @@ func (x *executorService) Drain(ctx context.Context, m *kilnv1.DrainRequest) (*k
 		return nil, invalid("cancel", "it contradicts resume")
 	}
 	bs := x.s.builds
-	bs.drain(!m.Resume)
+	x.s.drain(!m.Resume)
 	if m.Resume {
 		return &kilnv1.DrainResponse{}, nil
 	}

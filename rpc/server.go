@@ -112,6 +112,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, builds: bs, health: health.NewServer()}
 	s.life, s.stop = context.WithCancelCause(context.Background())
+	s.drain(false)
 	s.running.Go(s.sweep)
 	return s, nil
 }
@@ -187,8 +188,21 @@ func (s *Server) Serve(l net.Listener, security Security) error {
 
 // Drain lets no new builds in, and returns when all have ended or ctx does.
 func (s *Server) Drain(ctx context.Context) error {
-	s.builds.drain(true)
+	s.drain(true)
 	return s.builds.awaitIdle(ctx)
+}
+
+// drain says whether builds are turned away, and has those know who ask for the health of
+// the service that takes them. The server as a whole is well all the same.
+func (s *Server) drain(yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.builds.drain(yes)
+	status := healthpb.HealthCheckResponse_SERVING
+	if yes {
+		status = healthpb.HealthCheckResponse_NOT_SERVING
+	}
+	s.health.SetServingStatus(kilnv1.Executor_ServiceDesc.ServiceName, status)
 }
 
 // farewell is how long callers may take to hear how their builds ended.

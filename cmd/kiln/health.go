@@ -14,12 +14,14 @@ import (
 func healthCommand(g *globals) *cobra.Command {
 	var remote remoteFlags
 	var timeout time.Duration
+	var alive bool
 	c := &cobra.Command{
 		Use:   "health",
 		Short: "Ask an executor service whether it takes builds",
 		Long: "Asks an executor service whether it takes builds, and exits with 0 if it does, with 1 if it does not or does not\n" +
-			"answer in time. Without --executor and $KILN_EXECUTOR it is the one whose socket is in the store's state directory.\n" +
-			"It is what the health check of the container image calls.",
+			"answer in time. One that drains takes none; with --alive it is enough that it answers. Without --executor and\n" +
+			"$KILN_EXECUTOR it is the one whose socket is in the store's state directory. The health check of the container image\n" +
+			"calls this.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			text := remote.address()
@@ -40,7 +42,11 @@ func healthCommand(g *globals) *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
 			defer cancel()
-			if err := rpc.Healthy(ctx, a, cfg); err != nil {
+			check := rpc.Ready
+			if alive {
+				check = rpc.Alive
+			}
+			if err := check(ctx, a, cfg); err != nil {
 				return plainly(err)
 			}
 			if !g.quiet {
@@ -50,6 +56,7 @@ func healthCommand(g *globals) *cobra.Command {
 		},
 	}
 	remote.registerAddress(c.Flags())
+	c.Flags().BoolVar(&alive, "alive", false, "ask whether it answers at all: is it to be started anew?")
 	c.Flags().DurationVar(&timeout, "timeout", 3*time.Second, "how long the answer may take")
 	return c
 }
