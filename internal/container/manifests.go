@@ -164,7 +164,7 @@ func (s *suite) compose(ctx context.Context) (string, error) {
 			}
 			flags = append(flags, "-v", volumes[v.Source]+":"+v.Target)
 		}
-		return append(flags, s.engine.network...), nil
+		return flags, nil
 	}
 	for _, name := range []string{"a", "b"} {
 		c, container := project.Services[name], s.name()
@@ -173,7 +173,7 @@ func (s *suite) compose(ctx context.Context) (string, error) {
 			return "", err
 		}
 		defer (&server{suite: s, name: container}).remove()
-		if out, err := s.engine.docker(ctx, slices.Concat([]string{"run", "-d", "--name", container}, flags, []string{imageRoot}, c.Command)...); err != nil {
+		if out, err := s.engine.docker(ctx, slices.Concat([]string{"run", "-d", "--name", container}, s.engine.network, flags, []string{imageRoot}, c.Command)...); err != nil {
 			return "", fmt.Errorf("%w: %s", err, out)
 		}
 		if err := s.healthy(ctx, container, "unix:///run/kiln/"+name+".socket"); err != nil {
