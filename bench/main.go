@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -123,7 +124,7 @@ func start(opts options) (bool, error) {
 		for i := range opts.peers {
 			groups = append(groups, fmt.Sprintf("kbpeer%d", i))
 		}
-		status, err := enclave.Run(enclave.Options{Groups: groups}, func(e *enclave.Enclave) int {
+		status, err := enclave.Run(enclave.Options{Groups: groups, Size: opts.room()}, func(e *enclave.Enclave) int {
 			ok, err := measureAll(opts, e.Dir, groups)
 			if err != nil {
 				fmt.Fprintf(os.Stderr, "bench: %v\n", err)
@@ -145,6 +146,15 @@ func start(opts options) (bool, error) {
 	}
 	defer removeTree(dir)
 	return measureAll(opts, dir, []string{"", ""})
+}
+
+// room is how large the directory in memory has to be, "" for as large as usual: an object
+// of -sizes is in it three times, where it comes from, in a cache, and copied back.
+func (o *options) room() string {
+	if len(o.sizes) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%dm", 3*slices.Max(o.sizes)+(4<<10))
 }
 
 // measureAll measures all chosen items and prints the table. groups are those of
