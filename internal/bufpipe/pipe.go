@@ -38,8 +38,8 @@ type Reader struct{ p *pipe }
 // it.
 type Writer struct{ p *pipe }
 
-// New makes a pipe. It is held together by its ends: each is to be closed, the writer by
-// who writes and the reader by who reads, so that the other does not wait for ever.
+// New makes a pipe. Both ends are to be closed, the writer by who writes and the reader by who
+// reads: the other would wait for ever.
 func New() (*Reader, *Writer) {
 	p := &pipe{}
 	p.readable.L, p.writable.L = &p.mu, &p.mu
